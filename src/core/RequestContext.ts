@@ -1,0 +1,86 @@
+/**
+ * What travels with a request: who asked, until when, and how important it is.
+ *
+ * Any handler can read it (`yield* RequestContext.RequestContext`), and a call that a handler makes inherits it. The
+ * one thing that changes on the way is the deadline, and it can only come nearer.
+ *
+ * @since 0.1.0
+ */
+import { Context } from "effect"
+import type { Duration } from "effect"
+
+/**
+ * The importance of a request: `"critical"` is served before `"default"`, and `"sheddable"` is dropped first.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Priority = "critical" | "default" | "sheddable"
+
+/**
+ * What a caller can say about one call. Whatever is left out comes from the request the caller is serving itself, if
+ * there is one.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface CallOptions {
+  /** Time until the caller gives up. It can shorten the deadline of the request being served, never lengthen it. */
+  readonly timeout?: Duration.Input
+  readonly priority?: Priority
+  readonly tenant?: string
+  readonly modelId?: string
+  readonly sessionId?: string
+}
+
+/**
+ * The request that the current fiber serves, or, outside any request, the values a request starts from.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { RequestContext } from "effect-serve"
+ *
+ * const greet = Effect.gen(function*() {
+ *   const request = yield* RequestContext.RequestContext
+ *   return request.tenant === undefined ? "hello" : `hello ${request.tenant}`
+ * })
+ * console.log(Effect.runSync(greet)) // => "hello"
+ * ```
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RequestContext {
+  /** The id that ties logs, errors and answers together; empty outside a request. */
+  readonly requestId: string
+  /** When the request expires: milliseconds on the Effect `Clock`, `Infinity` for never. */
+  readonly deadline: number
+  readonly priority: Priority
+  readonly tenant: string | undefined
+  readonly modelId: string | undefined
+  readonly sessionId: string | undefined
+  /** The HTTP path that the request came in by. */
+  readonly route: string | undefined
+}
+
+/**
+ * The values of {@link RequestContext} outside any request.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export const empty: RequestContext = {
+  requestId: "",
+  deadline: Infinity,
+  priority: "default",
+  tenant: undefined,
+  modelId: undefined,
+  sessionId: undefined,
+  route: undefined
+}
+
+export const RequestContext: Context.Reference<RequestContext> = Context.Reference<RequestContext>(
+  "effect-serve/RequestContext",
+  { defaultValue: () => empty }
+)

@@ -1,0 +1,308 @@
+/**
+ * Deployments: a contract, its implementation as a Layer, and its handle as a service.
+ *
+ * A deployment is written in three steps. The contract names typed methods, as effect's own `Rpc`s. `toLayer`
+ * implements them: its builder runs once for each replica, in a scope of that replica's. And the class itself is the
+ * service through which everyone calls: other deployments, tests, an HTTP ingress.
+ *
+ * @since 0.1.0
+ */
+import { Context, Duration, Effect, Exit, type Fiber, Layer, Random, type Scope, Stream } from "effect"
+import type * as Rpc from "effect/rpc/Rpc"
+import * as RpcSchema from "effect/rpc/RpcSchema"
+import { type CallOptions, RequestContext } from "../core/RequestContext.ts"
+import type { ServeError } from "../core/ServeError.ts"
+import * as LoopReplica from "../replica/LoopReplica.ts"
+import { Relay } from "../replica/Relay.ts"
+import { Request } from "../replica/Request.ts"
+import * as Router from "../routing/Router.ts"
+import { type DeploymentOptions, Options, resolve } from "./DeploymentOptions.ts"
+
+/**
+ * What a caller has: one function per method, an `Effect` for a method with one answer and a `Stream` for a
+ * streaming one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Handle<Rpcs extends Rpc.Any> = {
+  readonly [Current in Rpcs as Current["_tag"]]: Method<Current>
+}
+
+type Method<Current extends Rpc.Any> = Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
+  ? (payload: Rpc.Payload<Current>, options?: CallOptions) => Stream.Stream<A["Type"], E["Type"] | ServeError>
+  : (
+    payload: Rpc.Payload<Current>,
+    options?: CallOptions
+  ) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError>
+
+/**
+ * What an implementation gives: one function per method. A handler may also fail with the `ServeError` of a call that it
+ * makes to another deployment.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Handlers<Rpcs extends Rpc.Any> = {
+  readonly [Current in Rpcs as Current["_tag"]]: Handler<Current>
+}
+
+type Handler<Current extends Rpc.Any> = Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
+  ? (payload: Rpc.Payload<Current>) => Stream.Stream<A["Type"], E["Type"] | ServeError, unknown>
+  : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError, unknown>
+
+type HandlersServices<H> = {
+  [K in keyof H]: H[K] extends (payload: never) => Effect.Effect<infer _A, infer _E, infer R> ? R
+    : H[K] extends (payload: never) => Stream.Stream<infer _A, infer _E, infer R> ? R
+    : never
+}[keyof H]
+
+/**
+ * The class of a deployment: the key of its handle in the context, and the way to implement it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Deployment<in out Self, out Name extends string, in out Rpcs extends Rpc.Any>
+  extends Context.Key<Self, Handle<Rpcs>>
+{
+  new(_: never): Context.ServiceClass.Shape<`effect-serve/${Name}`, Handle<Rpcs>>
+
+  readonly deployment: Name
+  readonly methods: ReadonlyArray<Rpcs>
+
+  /** Checks handlers against the contract and returns them. */
+  of<const H extends Handlers<Rpcs>>(this: void, handlers: H): H
+
+  /**
+   * Implements the deployment. `build` gives the handlers, or is an Effect that builds them: it runs once for each
+   * replica, in that replica's own scope, so what it acquires is released when the replica stops.
+   *
+   * A build that fails is tried again twice. The deployment runs with the replicas that started; the layer fails with
+   * the last cause when none did. It dies when an option is invalid.
+   */
+  toLayer<const H extends Handlers<Rpcs>, E = never, R = never>(
+    this: void,
+    build: H | Effect.Effect<H, E, R>,
+    options?: DeploymentOptions
+  ): Layer.Layer<Self, E, Exclude<R, Scope.Scope> | HandlersServices<H>>
+
+  /** What the deployment does at the moment: its replicas, and its requests by state and outcome. */
+  readonly state: Effect.Effect<Router.DeploymentState, never, Self>
+}
+
+/**
+ * Any deployment, whatever its methods.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Any<Self = any> extends Context.Key<Self, any> {
+  readonly deployment: string
+  readonly methods: ReadonlyArray<Rpc.Any>
+  readonly state: Effect.Effect<Router.DeploymentState, never, Self>
+}
+
+export type { CallOptions, DeploymentOptions }
+export { Options }
+export type DeploymentState = Router.DeploymentState
+
+/**
+ * Makes the class of a deployment from its name and its methods.
+ *
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Rpc } from "effect/rpc"
+ * import { Deployment } from "effect-serve"
+ *
+ * class Echo extends Deployment.Service<Echo>()("Echo", [
+ *   Rpc.make("shout", { payload: { text: Schema.String }, success: Schema.String })
+ * ]) {}
+ *
+ * const EchoLive = Echo.toLayer(
+ *   { shout: ({ text }) => Effect.succeed(text.toUpperCase()) },
+ *   { maxOngoingRequests: 64 }
+ * )
+ *
+ * const program = Effect.gen(function*() {
+ *   const echo = yield* Echo
+ *   return yield* echo.shout({ text: "hello" }, { timeout: "1 second" })
+ * })
+ *
+ * console.log(await Effect.runPromise(Effect.provide(program, EchoLive))) // => "HELLO"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const Service =
+  <Self>() =>
+  <const Name extends string, const Rpcs extends ReadonlyArray<Rpc.Any>>(
+    name: Name,
+    rpcs: Rpcs
+  ): Deployment<Self, Name, Rpcs[number]> => {
+    const methods = rpcs as unknown as ReadonlyArray<Rpc.AnyWithProps>
+    assertContract(name, methods)
+    const key = Context.Service<Self, Handle<Rpcs[number]>>()(`effect-serve/${name}`)
+    return Object.assign(key, {
+      deployment: name,
+      methods: rpcs,
+      of: (handlers: unknown) => handlers,
+      toLayer: (build: UntypedHandlers | Effect.Effect<UntypedHandlers, unknown, unknown>, options?: DeploymentOptions) =>
+        Layer.effect(key, start(name, methods, Effect.isEffect(build) ? build : Effect.succeed(build), options ?? {})),
+      state: Effect.flatMap(key, stateOf)
+    }) as unknown as Deployment<Self, Name, Rpcs[number]>
+  }
+
+type UntypedHandlers = Record<string, LoopReplica.Handlers[number]>
+
+const assertContract = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>) => {
+  const tags = methods.map(({ _tag }) => _tag)
+  const twice = tags.find((tag, i) => tags.indexOf(tag) !== i)
+  if (twice !== undefined) throw new Error(`Deployment "${name}" has two methods named "${twice}"`)
+  const withMiddleware = methods.find(({ middlewares }) => middlewares.size > 0)
+  if (withMiddleware !== undefined) {
+    throw new Error(`Deployment "${name}": method "${withMiddleware._tag}" has middleware, which deployments do not run`)
+  }
+}
+
+const start = Effect.fnUntraced(function*<E, R>(
+  name: string,
+  methods: ReadonlyArray<Rpc.AnyWithProps>,
+  build: Effect.Effect<UntypedHandlers, E, R>,
+  written: DeploymentOptions
+) {
+  const options = yield* resolve(name, written)
+  const replicas = yield* startReplicas(name, options, Effect.map(build, (handlers) => inOrder(name, methods, handlers)))
+  const router = yield* Router.make({
+    deployment: name,
+    methods: methods.map(({ _tag }) => _tag),
+    replicas,
+    maxOngoingRequests: options.maxOngoingRequests,
+    maxQueuedRequests: options.maxQueuedRequests,
+    gracefulShutdownTimeout: options.gracefulShutdownTimeout
+  })
+  return makeHandle(methods, router, Duration.toMillis(options.requestTimeout), yield* Random.nextIntBetween(36 ** 5, 36 ** 6))
+})
+
+const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) =>
+  methods.map(({ _tag }) => {
+    const handler = handlers[_tag]
+    if (typeof handler !== "function") throw new Error(`Deployment "${name}" has no handler for method "${_tag}"`)
+    return handler
+  })
+
+const startReplicas = Effect.fnUntraced(function*<E, R>(
+  name: string,
+  options: typeof Options.Type,
+  build: Effect.Effect<LoopReplica.Handlers, E, R>
+) {
+  const exits = yield* Effect.forEach(
+    Array.from({ length: options.replicas }, (_, i) => `${name}#${i}`),
+    (id) =>
+      LoopReplica.make({ id, permits: options.maxOngoingRequests, build }).pipe(
+        Effect.tapCause((cause) => Effect.logWarning(`Replica "${id}" did not start`, cause)),
+        Effect.exit
+      ),
+    { concurrency: "unbounded" }
+  )
+  const replicas = exits.filter(Exit.isSuccess).map(({ value }) => value)
+  const failure = exits.find(Exit.isFailure)
+  if (replicas.length === 0 && failure !== undefined) return yield* Effect.failCause(failure.cause)
+  return replicas
+})
+
+const routers = new WeakMap<object, Router.Router>()
+
+const stateOf = (handle: object): Effect.Effect<DeploymentState> => {
+  const router = routers.get(handle)
+  return router === undefined
+    ? Effect.die(new Error("This handle was not made by toLayer, so it has no state"))
+    : Effect.sync(() => router.state)
+}
+
+const makeHandle = (
+  methods: ReadonlyArray<Rpc.AnyWithProps>,
+  router: Router.Router,
+  requestTimeout: number,
+  idPrefix: number
+): any => {
+  const newRequest = requestFactory(router, requestTimeout, idPrefix)
+  const handle = Object.fromEntries(methods.map((rpc, method) => [
+    rpc._tag,
+    RpcSchema.isStreamSchema(rpc.successSchema)
+      ? streamMethod(router, newRequest, method)
+      : unaryMethod(router, newRequest, method)
+  ]))
+  routers.set(handle, router)
+  return handle
+}
+
+const unaryMethod =
+  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
+    Effect.withFiber((caller) =>
+      Effect.callback<unknown, unknown>((resume) => {
+        const request = newRequest(caller, method, payload, options, resume)
+        router.submit(request)
+        return router.cancel(request)
+      })
+    )
+
+const streamMethod =
+  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
+    Stream.unwrap(Effect.map(
+      Effect.acquireRelease(
+        Effect.withFiber((caller) =>
+          Effect.sync(() => {
+            const relay: Relay = new Relay(() => router.streaming(request))
+            const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
+            router.submit(request)
+            return { relay, request }
+          })
+        ),
+        ({ request }) => router.cancel(request)
+      ),
+      ({ relay }) => Stream.fromPull(Effect.succeed(relay.pull))
+    ))
+
+type NewRequest = ReturnType<typeof requestFactory>
+
+const requestFactory = (router: Router.Router, requestTimeout: number, idPrefix: number) => {
+  const prefix = idPrefix.toString(36)
+  let count = 0
+  return (
+    caller: Fiber.Fiber<unknown, unknown>,
+    method: number,
+    payload: unknown,
+    options: CallOptions | undefined,
+    answer: Request["answer"],
+    relay?: Relay
+  ): Request => {
+    const now = router.clock.currentTimeMillisUnsafe()
+    const outer = caller.getRef(RequestContext)
+    const timeout = options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
+    const callersDeadline = Math.min(outer.deadline, Math.ceil(now + timeout))
+    const deadline = Math.min(callersDeadline, Math.ceil(now + requestTimeout))
+    const { span, tracer, tracerEnabled } = caller.cache
+    const sampled = tracerEnabled && (span === undefined ? tracer !== undefined : span.sampled)
+    return new Request({
+      method,
+      payload,
+      context: {
+        requestId: outer.requestId === "" ? `${prefix}-${(count++).toString(36)}` : outer.requestId,
+        deadline: relay === undefined ? deadline : callersDeadline,
+        priority: options?.priority ?? outer.priority,
+        tenant: options?.tenant ?? outer.tenant,
+        modelId: options?.modelId ?? outer.modelId,
+        sessionId: options?.sessionId ?? outer.sessionId,
+        route: outer.route
+      },
+      deadline,
+      arrivedAt: now,
+      relay,
+      trace: sampled ? { tracer, parent: span } : undefined,
+      answer
+    })
+  }
+}

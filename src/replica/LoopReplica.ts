@@ -1,0 +1,90 @@
+/**
+ * A replica whose handlers run on this event loop.
+ *
+ * @since 0.1.0
+ */
+import { Context, Effect, Exit, Option, Schedule, Scope, Semaphore, Stream } from "effect"
+import type { Replica } from "./Replica.ts"
+import type { Request } from "./Request.ts"
+
+/**
+ * The handlers of a deployment, in the order of its methods.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Handlers = ReadonlyArray<
+  (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
+>
+
+/** Three tries in all, with half a second and then a second between them. */
+const retries = Schedule.exponential("500 millis").pipe(Schedule.upTo({ times: 2 }))
+
+/**
+ * Starts a replica: builds its handlers in a scope of the replica's own, up to three times. The replica stops when the
+ * surrounding scope closes.
+ */
+export const make = <E, R>(options: {
+  readonly id: string
+  readonly permits: number
+  readonly build: Effect.Effect<Handlers, E, R>
+}): Effect.Effect<Replica, E, Exclude<R, Scope.Scope> | Scope.Scope> =>
+  start(options).pipe(Effect.sandbox, Effect.retry(retries), Effect.catch(Effect.failCause))
+
+const start = Effect.fnUntraced(function*<E, R>(options: {
+  readonly id: string
+  readonly permits: number
+  readonly build: Effect.Effect<Handlers, E, R>
+}) {
+  const parent = yield* Effect.scope
+  const scope = yield* Scope.fork(parent)
+  return yield* fromHandlers(options).pipe(
+    Scope.provide(scope),
+    Effect.onExit((exit) => Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void)
+  )
+})
+
+const fromHandlers = Effect.fnUntraced(function*<E, R>({ build, id, permits }: {
+  readonly id: string
+  readonly permits: number
+  readonly build: Effect.Effect<Handlers, E, R>
+}) {
+  const handlers = yield* build
+  // A handler gets the services its builder had, except the replica's scope: what it opens there would never close.
+  const context = Context.omit(Scope.Scope)(yield* Effect.context<R>())
+  const semaphore = yield* Semaphore.make(permits)
+  const withPermit = semaphore.withPermitsIfAvailable(1)
+  const waiting = new Set<() => void>()
+
+  const wakeAll = Effect.sync(() => {
+    const wakes = Array.from(waiting)
+    waiting.clear()
+    for (const wake of wakes) wake()
+  })
+
+  const run = (request: Request): Effect.Effect<unknown, unknown> =>
+    Effect.suspend(() => {
+      request.state = "Running"
+      const work = handlers[request.method]!(request.payload)
+      const { relay } = request
+      return relay === undefined
+        ? work as Effect.Effect<unknown, unknown>
+        : Stream.runForEachArray(work as Stream.Stream<unknown, unknown>, (chunk) => relay.offer(chunk))
+    })
+
+  const replica: Replica = {
+    id,
+    context: context as Context.Context<never>,
+    call: (request) =>
+      Effect.onExit(
+        withPermit(run(request)),
+        (exit) => waiting.size === 0 || (Exit.isSuccess(exit) && Option.isNone(exit.value)) ? Effect.void : wakeAll
+      ),
+    whenFree: (wake) => {
+      waiting.add(wake)
+      if (Option.isSome(Effect.runSync(withPermit(Effect.void)))) Effect.runSync(wakeAll)
+    },
+    resize: (permits) => Effect.andThen(semaphore.resize(permits), wakeAll)
+  }
+  return replica
+})

@@ -1,0 +1,25 @@
+/**
+ * One running copy of a deployment, as the router sees it.
+ *
+ * The port that every kind of replica implements: in this event loop, in a thread of its own, in another process.
+ *
+ * @since 0.1.0
+ */
+import type { Context, Effect, Option } from "effect"
+import type { Request } from "./Request.ts"
+
+export interface Replica {
+  /** `<deployment>#<index>`. */
+  readonly id: string
+  /** The services in which its requests run. */
+  readonly context: Context.Context<never>
+  /**
+   * Runs a request inside one of the replica's permits and releases the permit when the work has stopped. `None` means
+   * that no permit was free and nothing ran. The elements of a stream method go to the request's relay.
+   */
+  readonly call: (request: Request) => Effect.Effect<Option.Option<unknown>, unknown>
+  /** Calls `wake` once, after a permit came free. Needed only where several routers share a replica. */
+  readonly whenFree: (wake: () => void) => void
+  /** Changes the number of permits. Requests that run keep theirs, so a lower number takes effect as they end. */
+  readonly resize: (permits: number) => Effect.Effect<void>
+}

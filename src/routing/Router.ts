@@ -1,0 +1,444 @@
+/**
+ * Brings each request of a deployment to a replica, and sees it to its end.
+ *
+ * A request is admitted, waits if every permit is taken, is given a replica, runs in a fiber of its own, and is settled
+ * once. Taking a request from the queue, choosing its replica and reserving the permit are one synchronous step, and a
+ * permit that comes free goes to the next request at once: nothing polls, and there is no moment in which a permit is
+ * lost or given twice. Every counter changes in `enter` and `settle` and nowhere else, so at every instant
+ * `accepted = completed + failed + cancelled + expired + queued + running`.
+ *
+ * @since 0.1.0
+ */
+import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Option, Random, Scheduler, type Scope, Tracer } from "effect"
+import { RequestContext } from "../core/RequestContext.ts"
+import * as ServeError from "../core/ServeError.ts"
+import type { Replica } from "../replica/Replica.ts"
+import type { Request, StopReason } from "../replica/Request.ts"
+import { AdmissionQueue } from "./AdmissionQueue.ts"
+import { Balancer } from "./Balancer.ts"
+import { Deadlines } from "./Deadlines.ts"
+import { type Outcome, Tally } from "./Tally.ts"
+
+/** Requests handed over in one go before other fibers get a turn. */
+const HANDOVERS_PER_TURN = 256
+
+/** Weight of the newest run time in the running mean, and the mean before there is one, in milliseconds. */
+const NEWEST_WEIGHT = 0.1
+const FIRST_MEAN = 1000
+
+/**
+ * What a deployment does at the moment.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DeploymentState {
+  readonly deployment: string
+  readonly status: "Ready" | "Draining" | "Stopped"
+  readonly replicas: ReadonlyArray<{
+    readonly id: string
+    readonly running: number
+    readonly maxOngoingRequests: number
+  }>
+  /** Requests that hold a permit, on all replicas. */
+  readonly running: number
+  /** Requests that wait for a permit. */
+  readonly queued: number
+  readonly maxQueuedRequests: number
+  readonly accepted: number
+  readonly rejected: number
+  readonly completed: number
+  readonly failed: number
+  readonly cancelled: number
+  readonly expired: number
+}
+
+/**
+ * What a router needs to know.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly deployment: string
+  readonly methods: ReadonlyArray<string>
+  readonly replicas: ReadonlyArray<Replica>
+  readonly maxOngoingRequests: number
+  readonly maxQueuedRequests: number
+  readonly gracefulShutdownTimeout: Duration.Duration
+}
+
+/** A replica in the view of this router. */
+interface Place {
+  readonly replica: Replica
+  ongoing: number
+  /** Requests of ours that may run there: its permits, or fewer while others hold them. */
+  limit: number
+}
+
+/** Starts a router over replicas that are ready. Closing the scope drains it. */
+export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Router, never, Scope.Scope> {
+  const router = new Router(options, yield* Effect.context<never>())
+  yield* router.tally.show
+  yield* Effect.addFinalizer(() => router.close)
+  return router
+})
+
+export class Router {
+  readonly clock: Clock.Clock
+  readonly tally: Tally
+  private readonly options: Options
+  private readonly places: ReadonlyArray<Place>
+  private readonly queue: AdmissionQueue<Request>
+  private readonly running = new AdmissionQueue<Request>(Infinity)
+  private readonly balancer: Balancer
+  private readonly deadlines: Deadlines<Request>
+  private readonly random: Random.Random
+  private readonly dispatcher: Scheduler.SchedulerDispatcher
+  private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
+
+  private status: DeploymentState["status"] = "Ready"
+  private maxOngoingRequests: number
+  private handingOver = false
+  private meanRunTime = FIRST_MEAN
+  private timer: Fiber.Fiber<void> | undefined = undefined
+  private timerAt = Infinity
+  private onIdle: (() => void) | undefined = undefined
+
+  constructor(options: Options, context: Context.Context<never>) {
+    this.options = options
+    this.clock = Context.get(context, Clock.Clock)
+    this.random = Context.get(context, Random.Random)
+    this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
+    this.fork = Effect.runForkWith(context)
+    this.maxOngoingRequests = options.maxOngoingRequests
+    this.places = options.replicas.map((replica) => ({ replica, ongoing: 0, limit: options.maxOngoingRequests }))
+    this.queue = new AdmissionQueue(options.maxQueuedRequests)
+    this.balancer = new Balancer(this.places, () => this.random.nextDoubleUnsafe())
+    this.deadlines = new Deadlines(this.now)
+    this.tally = new Tally(options.deployment, options.methods, options.replicas.map(({ id }) => id))
+  }
+
+  /** Starts a request, queues it, or answers it with the reason why not. Never waits. */
+  submit(request: Request): void {
+    if (this.status !== "Ready") return this.refuse(request, this.unavailable("draining"))
+    if (this.places.length === 0) return this.refuse(request, this.unavailable("noReplicas"))
+    if (request.deadline <= request.arrivedAt) return this.refuse(request, this.deadlineExceeded("admission"))
+    const place = this.queue.size === 0 ? this.balancer.choose() : -1
+    if (place !== -1) {
+      this.tally.accept(request.method)
+      return this.start(request, place, request.arrivedAt)
+    }
+    if (!this.queue.offer(request)) return this.refuse(request, this.queueFull())
+    this.tally.accept(request.method)
+    this.tally.enqueue(request.method)
+    this.watch(request)
+  }
+
+  /** Ends a request whose caller left, and waits until its work has stopped. */
+  cancel(request: Request): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (request.state === "Settled") return Effect.void
+      if (request.state === "Queued") {
+        this.leaveQueue(request, "cancelled")
+        return Effect.void
+      }
+      this.stop(request, "cancelled")
+      return request.fiber === undefined
+        // Its handler is starting further down this very stack.
+        ? Effect.andThen(Effect.yieldNow, this.cancel(request))
+        : Effect.asVoid(Fiber.await(request.fiber))
+    })
+  }
+
+  /** A stream gave its first element: from now on only its caller's own deadline counts. */
+  streaming(request: Request): void {
+    if (request.deadline === request.context.deadline) return
+    this.unwatch(request)
+    request.deadline = request.context.deadline
+    this.watch(request)
+  }
+
+  /** Changes the permits of every replica; a lower number takes effect as requests end. */
+  resize(maxOngoingRequests: number): Effect.Effect<void> {
+    return Effect.forEach(this.places, (place, i) =>
+      Effect.andThen(
+        Effect.sync(() => {
+          this.maxOngoingRequests = maxOngoingRequests
+          this.limit(i, maxOngoingRequests)
+        }),
+        place.replica.resize(maxOngoingRequests)
+      ), { discard: true }).pipe(Effect.andThen(Effect.sync(() => this.handOver())))
+  }
+
+  get state(): DeploymentState {
+    return {
+      deployment: this.options.deployment,
+      status: this.status,
+      replicas: this.places.map(({ ongoing, replica }) => ({
+        id: replica.id,
+        running: ongoing,
+        maxOngoingRequests: this.maxOngoingRequests
+      })),
+      running: this.running.size,
+      queued: this.queue.size,
+      maxQueuedRequests: this.queue.maxSize,
+      accepted: this.tally.accepted,
+      rejected: this.tally.rejected,
+      completed: this.tally.total("completed"),
+      failed: this.tally.total("failed"),
+      cancelled: this.tally.total("cancelled"),
+      expired: this.tally.total("expired")
+    }
+  }
+
+  /**
+   * Admits nothing more, lets what was accepted finish within `gracefulShutdownTimeout`, and then fails what still
+   * waits and interrupts what still runs. Ends when all work has stopped.
+   */
+  get close(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.status = "Draining"
+      return Effect.timeoutOrElse(this.idle, {
+        duration: this.options.gracefulShutdownTimeout,
+        orElse: () => Effect.andThen(Effect.sync(() => this.abandon()), this.idle)
+      })
+    }).pipe(Effect.andThen(Effect.sync(() => {
+      this.status = "Stopped"
+      this.timer?.interruptUnsafe()
+    })))
+  }
+
+  private start(request: Request, place: number, now: number): void {
+    const { replica } = this.reserve(request, place, now)
+    const context = Context.add(replica.context, RequestContext, request.context)
+    const fiber = Effect.runForkWith(context)(
+      request.trace === undefined ? replica.call(request) : this.traced(request, replica)
+    )
+    request.fiber = fiber
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) return this.ended(request, exit)
+    fiber.addObserver((exit) => this.ended(request, exit))
+    if (request.stopping === undefined) this.watch(request)
+    else fiber.interruptUnsafe()
+  }
+
+  private ended(request: Request, exit: Exit.Exit<Option.Option<unknown>, unknown>): void {
+    const now = this.now
+    const { stopping } = request
+    const place = this.release(request, now)
+    if (Exit.isSuccess(exit) && Option.isNone(exit.value) && stopping === undefined) {
+      this.handBack(request, place)
+    } else if (stopping !== undefined) {
+      this.settle(request, stopping === "lost" ? "failed" : stopping)
+    } else {
+      this.settle(request, Exit.isSuccess(exit) ? "completed" : "failed")
+      if (Exit.isSuccess(exit)) this.meanRunTime += NEWEST_WEIGHT * (now - request.startedAt - this.meanRunTime)
+      request.answer(answerOf(exit))
+    }
+    this.handOver()
+  }
+
+  /** Gives the free permits to the requests that wait, in turn. */
+  private handOver(): void {
+    if (this.handingOver) return
+    this.handingOver = true
+    try {
+      for (let turn = 0; this.queue.size > 0; turn++) {
+        if (turn === HANDOVERS_PER_TURN) {
+          this.dispatcher.scheduleTask(() => this.handOver(), 0)
+          return
+        }
+        const place = this.balancer.choose()
+        if (place === -1) return
+        const request = this.queue.next()!
+        const now = this.now
+        this.tally.dequeue(request.method)
+        if (request.deadline > now) this.start(request, place, now)
+        else this.expireQueued(request)
+      }
+    } finally {
+      this.handingOver = false
+    }
+  }
+
+  private handBack(request: Request, place: number): void {
+    request.state = "Queued"
+    request.place = -1
+    request.fiber = undefined
+    this.queue.restore(request)
+    this.tally.enqueue(request.method)
+    this.limit(place, this.places[place]!.ongoing)
+    this.places[place]!.replica.whenFree(() => {
+      this.limit(place, this.maxOngoingRequests)
+      this.handOver()
+    })
+  }
+
+  private reserve(request: Request, index: number, now: number): Place {
+    const place = this.places[index]!
+    place.ongoing++
+    this.balancer.update(index)
+    this.running.offer(request)
+    this.tally.reserve(request.method, index, now - request.arrivedAt)
+    request.state = "Reserved"
+    request.place = index
+    request.startedAt = now
+    return place
+  }
+
+  private release(request: Request, now: number): number {
+    const index = request.place
+    this.places[index]!.ongoing--
+    this.limit(index, this.maxOngoingRequests)
+    this.running.cancel(request)
+    this.tally.release(request.method, index, now - request.startedAt)
+    return index
+  }
+
+  private settle(request: Request, outcome: Outcome): void {
+    request.state = "Settled"
+    this.unwatch(request)
+    this.tally.settle(request.method, request.place, outcome)
+    if (this.onIdle !== undefined && this.running.size === 0 && this.queue.size === 0) this.onIdle()
+  }
+
+  private leaveQueue(request: Request, outcome: Outcome): void {
+    this.queue.cancel(request)
+    this.tally.dequeue(request.method)
+    this.settle(request, outcome)
+  }
+
+  private stop(request: Request, reason: StopReason): void {
+    request.stopping ??= reason
+    request.fiber?.interruptUnsafe()
+  }
+
+  private expire(request: Request): void {
+    request.timed = false
+    if (request.state === "Queued") {
+      this.queue.cancel(request)
+      this.tally.dequeue(request.method)
+      return this.expireQueued(request)
+    }
+    if (request.stopping !== undefined) return
+    this.stop(request, "expired")
+    request.answer(Exit.fail(this.deadlineExceeded(request.relay?.started === true ? "stream" : "handler")))
+  }
+
+  private expireQueued(request: Request): void {
+    this.settle(request, "expired")
+    request.answer(Exit.fail(this.deadlineExceeded("queue")))
+  }
+
+  private refuse(request: Request, error: ServeError.ServeError): void {
+    request.state = "Settled"
+    this.tally.reject(request.method, error.reason._tag)
+    request.answer(Exit.fail(error))
+  }
+
+  private abandon(): void {
+    for (let request = this.queue.next(); request !== undefined; request = this.queue.next()) {
+      this.tally.dequeue(request.method)
+      this.settle(request, "failed")
+      request.answer(Exit.fail(this.unavailable("draining")))
+    }
+    for (const request of Array.from(this.running)) {
+      const started = request.state === "Running"
+      this.stop(request, "lost")
+      const replica = this.places[request.place]!.replica.id
+      request.answer(Exit.fail(fail(new ServeError.ReplicaLost({ replica, started }))))
+    }
+  }
+
+  private get idle(): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      if (this.running.size === 0 && this.queue.size === 0) return resume(Effect.void)
+      this.onIdle = () => resume(Effect.void)
+    })
+  }
+
+  private limit(index: number, permits: number): void {
+    this.places[index]!.limit = permits
+    this.balancer.update(index)
+  }
+
+  private watch(request: Request): void {
+    if (request.timed || request.deadline === Infinity) return
+    request.timed = true
+    this.deadlines.add(request)
+    this.wakeAt(request.deadline)
+  }
+
+  private unwatch(request: Request): void {
+    if (!request.timed) return
+    request.timed = false
+    this.deadlines.remove(request)
+  }
+
+  private wakeAt(time: number): void {
+    if (time >= this.timerAt) return
+    this.timerAt = time
+    this.timer?.interruptUnsafe()
+    this.timer = this.fork(Effect.andThen(
+      this.clock.sleep(Duration.millis(time - this.now)),
+      Effect.sync(() => {
+        this.timer = undefined
+        this.timerAt = Infinity
+        this.deadlines.advance(this.now, (request) => this.expire(request))
+        this.wakeAt(this.deadlines.next)
+      })
+    ))
+  }
+
+  private traced(request: Request, replica: Replica): Effect.Effect<Option.Option<unknown>, unknown> {
+    const { parent, tracer } = request.trace!
+    const span = Effect.withSpan(
+      replica.call(request),
+      `${this.options.deployment}.${this.options.methods[request.method]}`,
+      {
+        ...(parent === undefined ? { root: true } : { parent }),
+        attributes: { replica: replica.id, requestId: request.context.requestId }
+      }
+    )
+    return tracer === undefined ? span : Effect.provideService(span, Tracer.Tracer, tracer)
+  }
+
+  private get now(): number {
+    return this.clock.currentTimeMillisUnsafe()
+  }
+
+  private unavailable(why: "draining" | "noReplicas"): ServeError.ServeError {
+    return fail(new ServeError.Unavailable({ deployment: this.options.deployment, why }))
+  }
+
+  private deadlineExceeded(stage: typeof ServeError.Stage.Type): ServeError.ServeError {
+    return fail(new ServeError.DeadlineExceeded({ deployment: this.options.deployment, stage }))
+  }
+
+  private queueFull(): ServeError.ServeError {
+    const permits = this.places.length * this.maxOngoingRequests
+    // Jitter of up to as much again, so that callers refused together don't come back together.
+    const drainTime = (this.queue.size + 1) * this.meanRunTime / permits
+    return fail(
+      new ServeError.QueueFull({
+        deployment: this.options.deployment,
+        ongoing: this.running.size,
+        maxOngoingRequests: permits,
+        queued: this.queue.size,
+        maxQueuedRequests: this.queue.maxSize,
+        retryAfter: Duration.millis(Math.ceil(drainTime * (1 + this.random.nextDoubleUnsafe())))
+      })
+    )
+  }
+}
+
+const fail = (reason: ServeError.Reason) => new ServeError.ServeError({ reason })
+
+// A handler that interrupts itself must not look like an interruption of its caller.
+const answerOf = (exit: Exit.Exit<Option.Option<unknown>, unknown>): Exit.Exit<unknown, unknown> =>
+  Exit.isSuccess(exit)
+    ? Exit.succeed(Option.getOrUndefined(exit.value))
+    : Cause.hasInterruptsOnly(exit.cause)
+    ? Exit.die(new Error("The handler interrupted itself"))
+    : exit

@@ -1,0 +1,144 @@
+/**
+ * Counts what happens to the requests of one deployment, by method and by replica, and shows the counts as metrics.
+ *
+ * @since 0.1.0
+ */
+import { Effect, type Scope } from "effect"
+import * as Metrics from "../core/Metrics.ts"
+import type { Reason } from "../core/ServeError.ts"
+
+/**
+ * How an accepted request ended.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Outcome = "completed" | "failed" | "cancelled" | "expired"
+
+/** What happened before a replica had the request. */
+interface Arrivals {
+  accepted: number
+  queued: number
+  readonly rejected: Map<Reason["_tag"], number>
+  readonly queueWait: Metrics.Histogram
+}
+
+/** What happened to the requests that one replica had, or to those that none had. */
+interface Runs extends Record<Outcome, number> {
+  running: number
+  readonly runTime: Metrics.Histogram
+}
+
+export class Tally {
+  private readonly deployment: string
+  private readonly methods: ReadonlyArray<string>
+  private readonly replicas: ReadonlyArray<string>
+  private readonly arrivals: ReadonlyArray<Arrivals>
+  /** By replica and method; the first row is for requests that never had a replica. */
+  private readonly runs: ReadonlyArray<ReadonlyArray<Runs>>
+
+  constructor(deployment: string, methods: ReadonlyArray<string>, replicas: ReadonlyArray<string>) {
+    this.deployment = deployment
+    this.methods = methods
+    this.replicas = ["none", ...replicas]
+    this.arrivals = methods.map(() => ({
+      accepted: 0,
+      queued: 0,
+      rejected: new Map(),
+      queueWait: new Metrics.Histogram()
+    }))
+    this.runs = this.replicas.map(() =>
+      methods.map(() => ({
+        running: 0,
+        completed: 0,
+        failed: 0,
+        cancelled: 0,
+        expired: 0,
+        runTime: new Metrics.Histogram()
+      }))
+    )
+  }
+
+  accept(method: number): void {
+    this.arrivals[method]!.accepted++
+  }
+
+  reject(method: number, reason: Reason["_tag"]): void {
+    const { rejected } = this.arrivals[method]!
+    rejected.set(reason, (rejected.get(reason) ?? 0) + 1)
+  }
+
+  enqueue(method: number): void {
+    this.arrivals[method]!.queued++
+  }
+
+  dequeue(method: number): void {
+    this.arrivals[method]!.queued--
+  }
+
+  /** A request that waited for `wait` milliseconds got a permit. */
+  reserve(method: number, place: number, wait: number): void {
+    this.arrivals[method]!.queueWait.record(wait)
+    this.runs[place + 1]![method]!.running++
+  }
+
+  /** A request gave its permit back after `time` milliseconds. */
+  release(method: number, place: number, time: number): void {
+    const runs = this.runs[place + 1]![method]!
+    runs.running--
+    runs.runTime.record(time)
+  }
+
+  /** `place` is -1 for a request that never had a replica. */
+  settle(method: number, place: number, outcome: Outcome): void {
+    this.runs[place + 1]![method]![outcome]++
+  }
+
+  total(outcome: Outcome): number {
+    return this.runs.reduce((sum, methods) => methods.reduce((sum, runs) => sum + runs[outcome], sum), 0)
+  }
+
+  get accepted(): number {
+    return this.arrivals.reduce((sum, { accepted }) => sum + accepted, 0)
+  }
+
+  get rejected(): number {
+    let sum = 0
+    for (const { rejected } of this.arrivals) for (const count of rejected.values()) sum += count
+    return sum
+  }
+
+  /** Shows all counts in the `Metric` registry until the scope closes. */
+  get show(): Effect.Effect<void, never, Scope.Scope> {
+    const arrivals = this.methods.map((method, i) => {
+      const tags = { deployment: this.deployment, method }
+      const counts = this.arrivals[i]!
+      return Effect.all([
+        Metrics.showCounter(Metrics.accepted, tags, () => counts.accepted),
+        Metrics.showGauge(Metrics.queued, tags, () => counts.queued),
+        Metrics.showHistogram(Metrics.queueWait, tags, counts.queueWait),
+        ...refusals.map((reason) =>
+          Metrics.showCounter(Metrics.rejected, { ...tags, reason }, () => counts.rejected.get(reason) ?? 0)
+        )
+      ], { discard: true })
+    })
+    const runs = this.replicas.flatMap((replica, i) =>
+      this.methods.map((method, j) => {
+        const tags = { deployment: this.deployment, method, replica }
+        const counts = this.runs[i]![j]!
+        return Effect.all([
+          Metrics.showGauge(Metrics.running, tags, () => counts.running),
+          Metrics.showCounter(Metrics.completed, tags, () => counts.completed),
+          Metrics.showCounter(Metrics.failed, tags, () => counts.failed),
+          Metrics.showCounter(Metrics.cancelled, tags, () => counts.cancelled),
+          Metrics.showCounter(Metrics.expired, tags, () => counts.expired),
+          Metrics.showHistogram(Metrics.runTime, tags, counts.runTime)
+        ], { discard: true })
+      })
+    )
+    return Effect.all([...arrivals, ...runs], { discard: true })
+  }
+}
+
+/** The reasons for which a request is refused on arrival. */
+const refusals: ReadonlyArray<Reason["_tag"]> = ["QueueFull", "DeadlineExceeded", "Unavailable"]
