@@ -245,7 +245,7 @@ const unaryMethod =
       Effect.callback<unknown, unknown>((resume) => {
         const request = newRequest(caller, method, payload, options, resume)
         router.submit(request)
-        return router.cancel(request)
+        return request.state === "Settled" ? undefined : router.cancel(request)
       })
     )
 

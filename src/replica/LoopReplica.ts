@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, Exit, Option, Schedule, Scope, Semaphore, Stream } from "effect"
+import { Context, Effect, Exit, Schedule, Scope, Semaphore, Stream } from "effect"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
 
@@ -54,13 +54,6 @@ const fromHandlers = Effect.fnUntraced(function*<E, R>({ build, id, permits }: {
   const context = Context.omit(Scope.Scope)(yield* Effect.context<R>())
   const semaphore = yield* Semaphore.make(permits)
   const withPermit = semaphore.withPermitsIfAvailable(1)
-  const waiting = new Set<() => void>()
-
-  const wakeAll = Effect.sync(() => {
-    const wakes = Array.from(waiting)
-    waiting.clear()
-    for (const wake of wakes) wake()
-  })
 
   const run = (request: Request): Effect.Effect<unknown, unknown> =>
     Effect.suspend(() => {
@@ -75,16 +68,9 @@ const fromHandlers = Effect.fnUntraced(function*<E, R>({ build, id, permits }: {
   const replica: Replica = {
     id,
     context: context as Context.Context<never>,
-    call: (request) =>
-      Effect.onExit(
-        withPermit(run(request)),
-        (exit) => waiting.size === 0 || (Exit.isSuccess(exit) && Option.isNone(exit.value)) ? Effect.void : wakeAll
-      ),
-    whenFree: (wake) => {
-      waiting.add(wake)
-      if (Option.isSome(Effect.runSync(withPermit(Effect.void)))) Effect.runSync(wakeAll)
-    },
-    resize: (permits) => Effect.andThen(semaphore.resize(permits), wakeAll)
+    call: (request) => withPermit(run(request)),
+    whenFree: semaphore.withPermit(Effect.void),
+    resize: semaphore.resize.bind(semaphore)
   }
   return replica
 })

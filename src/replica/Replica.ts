@@ -18,8 +18,8 @@ export interface Replica {
    * that no permit was free and nothing ran. The elements of a stream method go to the request's relay.
    */
   readonly call: (request: Request) => Effect.Effect<Option.Option<unknown>, unknown>
-  /** Calls `wake` once, after a permit came free. Needed only where several routers share a replica. */
-  readonly whenFree: (wake: () => void) => void
+  /** Waits until a permit is free. Needed only where several routers share a replica; each waits at most once. */
+  readonly whenFree: Effect.Effect<void>
   /** Changes the number of permits. Requests that run keep theirs, so a lower number takes effect as they end. */
   readonly resize: (permits: number) => Effect.Effect<void>
 }

@@ -74,6 +74,8 @@ interface Place {
   ongoing: number
   /** Requests of ours that may run there: its permits, or fewer while others hold them. */
   limit: number
+  /** Waits for a permit that another router holds. */
+  waiting: Fiber.Fiber<void> | undefined
 }
 
 /** Starts a router over replicas that are ready. Closing the scope drains it. */
@@ -112,7 +114,7 @@ export class Router {
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
     this.fork = Effect.runForkWith(context)
     this.maxOngoingRequests = options.maxOngoingRequests
-    this.places = options.replicas.map((replica) => ({ replica, ongoing: 0, limit: options.maxOngoingRequests }))
+    this.places = options.replicas.map((replica) => ({ replica, ongoing: 0, limit: options.maxOngoingRequests, waiting: undefined }))
     this.queue = new AdmissionQueue(options.maxQueuedRequests)
     this.balancer = new Balancer(this.places, () => this.random.nextDoubleUnsafe())
     this.deadlines = new Deadlines(this.now)
@@ -206,6 +208,7 @@ export class Router {
     }).pipe(Effect.andThen(Effect.sync(() => {
       this.status = "Stopped"
       this.timer?.interruptUnsafe()
+      for (const place of this.places) place.waiting?.interruptUnsafe()
     })))
   }
 
@@ -268,11 +271,23 @@ export class Router {
     request.fiber = undefined
     this.queue.restore(request)
     this.tally.enqueue(request.method)
-    this.limit(place, this.places[place]!.ongoing)
-    this.places[place]!.replica.whenFree(() => {
-      this.limit(place, this.maxOngoingRequests)
-      this.handOver()
-    })
+    this.awaitPermit(place)
+  }
+
+  // Another router holds the permits: what we run there is all we may run there, until one comes free.
+  private awaitPermit(index: number): void {
+    const place = this.places[index]!
+    this.limit(index, place.ongoing)
+    if (place.waiting !== undefined) return
+    const waiting = this.fork(Effect.andThen(
+      place.replica.whenFree,
+      Effect.sync(() => {
+        place.waiting = undefined
+        this.limit(index, this.maxOngoingRequests)
+        this.handOver()
+      })
+    ))
+    if (waiting.pollUnsafe() === undefined) place.waiting = waiting
   }
 
   private reserve(request: Request, index: number, now: number): Place {
@@ -381,7 +396,7 @@ export class Router {
     this.timerAt = time
     this.timer?.interruptUnsafe()
     this.timer = this.fork(Effect.andThen(
-      this.clock.sleep(Duration.millis(time - this.now)),
+      this.clock.sleep(Duration.millis(Math.max(time - this.now, 1))),
       Effect.sync(() => {
         this.timer = undefined
         this.timerAt = Infinity

@@ -1,0 +1,22 @@
+/**
+ * `npm run bench -- <name>...` runs the named benchmarks, or all of them. Exits with 1 when a budget is missed.
+ */
+import { NodeRuntime } from "@effect/platform-node"
+import { Effect } from "effect"
+import { handle } from "./handle.ts"
+import { type Bench, report } from "./report.ts"
+
+const benches: ReadonlyArray<Bench> = [handle]
+
+const program = Effect.gen(function*() {
+  const names = process.argv.slice(2)
+  const unknown = names.find((name) => !benches.some((bench) => bench.name === name))
+  if (unknown !== undefined) {
+    return yield* Effect.die(new Error(`No benchmark "${unknown}"; there is: ${benches.map(({ name }) => name).join(", ")}`))
+  }
+  const chosen = names.length === 0 ? benches : benches.filter(({ name }) => names.includes(name))
+  const results = yield* Effect.forEach(chosen, report)
+  if (results.includes(false)) process.exitCode = 1
+})
+
+NodeRuntime.runMain(program)
