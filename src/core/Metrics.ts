@@ -9,14 +9,19 @@
 import { Context, Effect, Metric, type Scope } from "effect"
 
 /** Upper bounds of the time histograms, in milliseconds; Ray Serve's buckets. */
-const boundaries = [1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 1000, 2000, 5000, 10_000, 60_000, 120_000, 300_000, 600_000]
+const boundaries = [
+  1, 2, 5, 10, 20, 50, 100, 200, 300, 400, 500, 1000, 2000, 5000, 10_000, 60_000, 120_000, 300_000, 600_000
+]
 
 const counter = (name: string, description: string) => Metric.counter(name, { description, incremental: true })
 const gauge = (name: string, description: string) => Metric.gauge(name, { description })
 const histogram = (name: string, description: string) => Metric.histogram(name, { description, boundaries })
 
 /** Tags: deployment, method. */
-export const accepted = counter("serve_requests_accepted_total", "Requests that were given a replica or a place in the queue")
+export const accepted = counter(
+  "serve_requests_accepted_total",
+  "Requests that were given a replica or a place in the queue"
+)
 /** Tags: deployment, method, reason. */
 export const rejected = counter("serve_requests_rejected_total", "Requests refused on arrival, by reason")
 /** Tags: deployment, method. */
@@ -30,13 +35,19 @@ export const failed = counter("serve_requests_failed_total", "Requests that fail
 /** Tags: deployment, method, replica (`none` when it never reached one). */
 export const cancelled = counter("serve_requests_cancelled_total", "Requests whose caller left")
 /** Tags: deployment, method, replica (`none` when it never reached one). */
-export const expired = counter("serve_requests_expired_total", "Requests whose deadline passed after they were accepted")
+export const expired = counter(
+  "serve_requests_expired_total",
+  "Requests whose deadline passed after they were accepted"
+)
 /** Tags: deployment, method. */
 export const queueWait = histogram("serve_request_queue_wait_ms", "Time from arrival to a replica, in milliseconds")
 /** Tags: deployment, method, replica. */
 export const runTime = histogram("serve_request_run_time_ms", "Time that a request held its permit, in milliseconds")
 /** Tags: route, status. */
-export const httpRequests = counter("serve_http_requests_total", "HTTP requests by route and status; 499 when the client left")
+export const httpRequests = counter(
+  "serve_http_requests_total",
+  "HTTP requests by route and status; 499 when the client left"
+)
 
 /**
  * A histogram that costs one addition per value.
@@ -63,7 +74,7 @@ export class Histogram {
 
   get state(): Metric.HistogramState {
     let total = 0
-    const buckets = boundaries.map((boundary, i): [number, number] => [boundary, total += this.counts[i]!])
+    const buckets = boundaries.map((boundary, i): [number, number] => [boundary, (total += this.counts[i]!)])
     return { buckets, count: this.count, sum: this.sum, min: this.count ? this.min : 0, max: this.count ? this.max : 0 }
   }
 }
@@ -75,18 +86,23 @@ const register = <Input, State>(
 ): Effect.Effect<void, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.contextWith((context: Context.Context<never>) =>
-      Effect.succeed(Metric.registerUnsafe(Metric.withAttributes(metric, attributes), context, {
-        get,
-        update: () => {},
-        modify: () => {}
-      }))
+      Effect.succeed(
+        Metric.registerUnsafe(Metric.withAttributes(metric, attributes), context, {
+          get,
+          update: () => {},
+          modify: () => {}
+        })
+      )
     ),
     (registration) => Effect.sync(() => registration.remove())
   ).pipe(Effect.asVoid)
 
 /** Shows `read` as a counter until the scope closes. */
-export const showCounter = (metric: Metric.Counter<number>, attributes: Metric.Metric.AttributeSet, read: () => number) =>
-  register(metric, attributes, () => ({ count: read(), incremental: true }))
+export const showCounter = (
+  metric: Metric.Counter<number>,
+  attributes: Metric.Metric.AttributeSet,
+  read: () => number
+) => register(metric, attributes, () => ({ count: read(), incremental: true }))
 
 /** Shows `read` as a gauge until the scope closes. */
 export const showGauge = (metric: Metric.Gauge<number>, attributes: Metric.Metric.AttributeSet, read: () => number) =>

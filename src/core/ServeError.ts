@@ -29,9 +29,11 @@ export class QueueFull extends Schema.TaggedError<QueueFull>("effect-serve/Serve
   retryAfter: Schema.DurationFromMillis
 }) {
   override get message(): string {
-    return `Deployment "${this.deployment}" is full: ${this.ongoing} of ${this.maxOngoingRequests} requests running, ` +
+    return (
+      `Deployment "${this.deployment}" is full: ${this.ongoing} of ${this.maxOngoingRequests} requests running, ` +
       `${this.queued} of ${this.maxQueuedRequests} waiting. ` +
       `Try again later, add replicas, or raise maxOngoingRequests or maxQueuedRequests.`
+    )
   }
 }
 
@@ -75,8 +77,10 @@ export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effe
   }
 ) {
   override get message(): string {
-    return `The deadline of a request to deployment "${this.deployment}" passed, stage: ${this.stage}. ` +
+    return (
+      `The deadline of a request to deployment "${this.deployment}" passed, stage: ${this.stage}. ` +
       `Give it a longer timeout, or the deployment more replicas.`
+    )
   }
 }
 

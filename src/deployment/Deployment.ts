@@ -29,12 +29,13 @@ export type Handle<Rpcs extends Rpc.Any> = {
   readonly [Current in Rpcs as Current["_tag"]]: Method<Current>
 }
 
-type Method<Current extends Rpc.Any> = Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
-  ? (payload: Rpc.Payload<Current>, options?: CallOptions) => Stream.Stream<A["Type"], E["Type"] | ServeError>
-  : (
-    payload: Rpc.Payload<Current>,
-    options?: CallOptions
-  ) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError>
+type Method<Current extends Rpc.Any> =
+  Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
+    ? (payload: Rpc.Payload<Current>, options?: CallOptions) => Stream.Stream<A["Type"], E["Type"] | ServeError>
+    : (
+        payload: Rpc.Payload<Current>,
+        options?: CallOptions
+      ) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError>
 
 /**
  * What an implementation gives: one function per method. A handler may also fail with the `ServeError` of a call that it
@@ -47,14 +48,17 @@ export type Handlers<Rpcs extends Rpc.Any> = {
   readonly [Current in Rpcs as Current["_tag"]]: Handler<Current>
 }
 
-type Handler<Current extends Rpc.Any> = Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
-  ? (payload: Rpc.Payload<Current>) => Stream.Stream<A["Type"], E["Type"] | ServeError, unknown>
-  : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError, unknown>
+type Handler<Current extends Rpc.Any> =
+  Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
+    ? (payload: Rpc.Payload<Current>) => Stream.Stream<A["Type"], E["Type"] | ServeError, unknown>
+    : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError, unknown>
 
 type HandlersServices<H> = {
-  [K in keyof H]: H[K] extends (payload: never) => Effect.Effect<infer _A, infer _E, infer R> ? R
-    : H[K] extends (payload: never) => Stream.Stream<infer _A, infer _E, infer R> ? R
-    : never
+  [K in keyof H]: H[K] extends (payload: never) => Effect.Effect<infer _A, infer _E, infer R>
+    ? R
+    : H[K] extends (payload: never) => Stream.Stream<infer _A, infer _E, infer R>
+      ? R
+      : never
 }[keyof H]
 
 /**
@@ -63,10 +67,11 @@ type HandlersServices<H> = {
  * @category models
  * @since 0.1.0
  */
-export interface Deployment<in out Self, out Name extends string, in out Rpcs extends Rpc.Any>
-  extends Context.Key<Self, Handle<Rpcs>>
-{
-  new(_: never): Context.ServiceClass.Shape<`effect-serve/${Name}`, Handle<Rpcs>>
+export interface Deployment<in out Self, out Name extends string, in out Rpcs extends Rpc.Any> extends Context.Key<
+  Self,
+  Handle<Rpcs>
+> {
+  new (_: never): Context.ServiceClass.Shape<`effect-serve/${Name}`, Handle<Rpcs>>
 
   readonly deployment: Name
   readonly methods: ReadonlyArray<Rpcs>
@@ -149,7 +154,10 @@ export const Service =
       deployment: name,
       methods: rpcs,
       of: (handlers: unknown) => handlers,
-      toLayer: (build: UntypedHandlers | Effect.Effect<UntypedHandlers, unknown, unknown>, options?: DeploymentOptions) =>
+      toLayer: (
+        build: UntypedHandlers | Effect.Effect<UntypedHandlers, unknown, unknown>,
+        options?: DeploymentOptions
+      ) =>
         Layer.effect(key, start(name, methods, Effect.isEffect(build) ? build : Effect.succeed(build), options ?? {})),
       state: Effect.flatMap(key, stateOf)
     }) as unknown as Deployment<Self, Name, Rpcs[number]>
@@ -163,18 +171,24 @@ const assertContract = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>) 
   if (twice !== undefined) throw new Error(`Deployment "${name}" has two methods named "${twice}"`)
   const withMiddleware = methods.find(({ middlewares }) => middlewares.size > 0)
   if (withMiddleware !== undefined) {
-    throw new Error(`Deployment "${name}": method "${withMiddleware._tag}" has middleware, which deployments do not run`)
+    throw new Error(
+      `Deployment "${name}": method "${withMiddleware._tag}" has middleware, which deployments do not run`
+    )
   }
 }
 
-const start = Effect.fnUntraced(function*<E, R>(
+const start = Effect.fnUntraced(function* <E, R>(
   name: string,
   methods: ReadonlyArray<Rpc.AnyWithProps>,
   build: Effect.Effect<UntypedHandlers, E, R>,
   written: DeploymentOptions
 ) {
   const options = yield* resolve(name, written)
-  const replicas = yield* startReplicas(name, options, Effect.map(build, (handlers) => inOrder(name, methods, handlers)))
+  const replicas = yield* startReplicas(
+    name,
+    options,
+    Effect.map(build, (handlers) => inOrder(name, methods, handlers))
+  )
   const router = yield* Router.make({
     deployment: name,
     methods: methods.map(({ _tag }) => _tag),
@@ -183,7 +197,12 @@ const start = Effect.fnUntraced(function*<E, R>(
     maxQueuedRequests: options.maxQueuedRequests,
     gracefulShutdownTimeout: options.gracefulShutdownTimeout
   })
-  return makeHandle(methods, router, Duration.toMillis(options.requestTimeout), yield* Random.nextIntBetween(36 ** 5, 36 ** 6))
+  return makeHandle(
+    methods,
+    router,
+    Duration.toMillis(options.requestTimeout),
+    yield* Random.nextIntBetween(36 ** 5, 36 ** 6)
+  )
 })
 
 const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) =>
@@ -193,7 +212,7 @@ const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handler
     return handler
   })
 
-const startReplicas = Effect.fnUntraced(function*<E, R>(
+const startReplicas = Effect.fnUntraced(function* <E, R>(
   name: string,
   options: typeof Options.Type,
   build: Effect.Effect<LoopReplica.Handlers, E, R>
@@ -222,6 +241,12 @@ const stateOf = (handle: object): Effect.Effect<DeploymentState> => {
     : Effect.sync(() => router.state)
 }
 
+/** Whether a handle can take requests; one that was not made by `toLayer` always can. */
+export const isReady = (handle: object): boolean => {
+  const state = routers.get(handle)?.state
+  return state === undefined || (state.status === "Ready" && state.replicas.length > 0)
+}
+
 const makeHandle = (
   methods: ReadonlyArray<Rpc.AnyWithProps>,
   router: Router.Router,
@@ -229,12 +254,14 @@ const makeHandle = (
   idPrefix: number
 ): any => {
   const newRequest = requestFactory(router, requestTimeout, idPrefix)
-  const handle = Object.fromEntries(methods.map((rpc, method) => [
-    rpc._tag,
-    RpcSchema.isStreamSchema(rpc.successSchema)
-      ? streamMethod(router, newRequest, method)
-      : unaryMethod(router, newRequest, method)
-  ]))
+  const handle = Object.fromEntries(
+    methods.map((rpc, method) => [
+      rpc._tag,
+      RpcSchema.isStreamSchema(rpc.successSchema)
+        ? streamMethod(router, newRequest, method)
+        : unaryMethod(router, newRequest, method)
+    ])
+  )
   routers.set(handle, router)
   return handle
 }
@@ -251,20 +278,22 @@ const unaryMethod =
 
 const streamMethod =
   (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
-    Stream.unwrap(Effect.map(
-      Effect.acquireRelease(
-        Effect.withFiber((caller) =>
-          Effect.sync(() => {
-            const relay: Relay = new Relay(() => router.streaming(request))
-            const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
-            router.submit(request)
-            return { relay, request }
-          })
+    Stream.unwrap(
+      Effect.map(
+        Effect.acquireRelease(
+          Effect.withFiber((caller) =>
+            Effect.sync(() => {
+              const relay: Relay = new Relay(() => router.streaming(request))
+              const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
+              router.submit(request)
+              return { relay, request }
+            })
+          ),
+          ({ request }) => router.cancel(request)
         ),
-        ({ request }) => router.cancel(request)
-      ),
-      ({ relay }) => Stream.fromPull(Effect.succeed(relay.pull))
-    ))
+        ({ relay }) => Stream.fromPull(Effect.succeed(relay.pull))
+      )
+    )
 
 type NewRequest = ReturnType<typeof requestFactory>
 
@@ -281,7 +310,8 @@ const requestFactory = (router: Router.Router, requestTimeout: number, idPrefix:
   ): Request => {
     const now = router.clock.currentTimeMillisUnsafe()
     const outer = caller.getRef(RequestContext)
-    const timeout = options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
+    const timeout =
+      options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
     const callersDeadline = Math.min(outer.deadline, Math.ceil(now + timeout))
     const deadline = Math.min(callersDeadline, Math.ceil(now + requestTimeout))
     const { span, tracer, tracerEnabled } = caller.cache

@@ -31,7 +31,7 @@ export const make = <E, R>(options: {
 }): Effect.Effect<Replica, E, Exclude<R, Scope.Scope> | Scope.Scope> =>
   start(options).pipe(Effect.sandbox, Effect.retry(retries), Effect.catch(Effect.failCause))
 
-const start = Effect.fnUntraced(function*<E, R>(options: {
+const start = Effect.fnUntraced(function* <E, R>(options: {
   readonly id: string
   readonly permits: number
   readonly build: Effect.Effect<Handlers, E, R>
@@ -40,11 +40,15 @@ const start = Effect.fnUntraced(function*<E, R>(options: {
   const scope = yield* Scope.fork(parent)
   return yield* fromHandlers(options).pipe(
     Scope.provide(scope),
-    Effect.onExit((exit) => Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void)
+    Effect.onExit((exit) => (Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void))
   )
 })
 
-const fromHandlers = Effect.fnUntraced(function*<E, R>({ build, id, permits }: {
+const fromHandlers = Effect.fnUntraced(function* <E, R>({
+  build,
+  id,
+  permits
+}: {
   readonly id: string
   readonly permits: number
   readonly build: Effect.Effect<Handlers, E, R>
@@ -61,13 +65,13 @@ const fromHandlers = Effect.fnUntraced(function*<E, R>({ build, id, permits }: {
       const work = handlers[request.method]!(request.payload)
       const { relay } = request
       return relay === undefined
-        ? work as Effect.Effect<unknown, unknown>
+        ? (work as Effect.Effect<unknown, unknown>)
         : Stream.runForEachArray(work as Stream.Stream<unknown, unknown>, (chunk) => relay.offer(chunk))
     })
 
   const replica: Replica = {
     id,
-    context: context as Context.Context<never>,
+    context,
     call: (request) => withPermit(run(request)),
     whenFree: semaphore.withPermit(Effect.void),
     resize: semaphore.resize.bind(semaphore)

@@ -93,7 +93,7 @@ export class Deadlines<A extends Timed<A>> {
     const at = Math.min(Math.max(deadline, this.elapsed), HORIZON)
     let level = 0
     while (Math.floor(at / (widths[level]! * SLOTS)) !== Math.floor(this.elapsed / (widths[level]! * SLOTS))) level++
-    return level * SLOTS + Math.floor(at / widths[level]!) % SLOTS
+    return level * SLOTS + (Math.floor(at / widths[level]!) % SLOTS)
   }
 
   private firstSlot(): number {

@@ -9,7 +9,20 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Fiber, Option, Random, Scheduler, type Scope, Tracer } from "effect"
+import {
+  Cause,
+  Clock,
+  Context,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Option,
+  Random,
+  Scheduler,
+  type Scope,
+  Tracer
+} from "effect"
 import { RequestContext } from "../core/RequestContext.ts"
 import * as ServeError from "../core/ServeError.ts"
 import type { Replica } from "../replica/Replica.ts"
@@ -79,8 +92,8 @@ interface Place {
 }
 
 /** Starts a router over replicas that are ready. Closing the scope drains it. */
-export const make = Effect.fnUntraced(function*(options: Options): Effect.fn.Return<Router, never, Scope.Scope> {
-  const router = new Router(options, yield* Effect.context<never>())
+export const make = Effect.fnUntraced(function* (options: Options): Effect.fn.Return<Router, never, Scope.Scope> {
+  const router = new Router(options, yield* Effect.context())
   yield* router.tally.show
   yield* Effect.addFinalizer(() => router.close)
   return router
@@ -114,11 +127,20 @@ export class Router {
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
     this.fork = Effect.runForkWith(context)
     this.maxOngoingRequests = options.maxOngoingRequests
-    this.places = options.replicas.map((replica) => ({ replica, ongoing: 0, limit: options.maxOngoingRequests, waiting: undefined }))
+    this.places = options.replicas.map((replica) => ({
+      replica,
+      ongoing: 0,
+      limit: options.maxOngoingRequests,
+      waiting: undefined
+    }))
     this.queue = new AdmissionQueue(options.maxQueuedRequests)
     this.balancer = new Balancer(this.places, () => this.random.nextDoubleUnsafe())
     this.deadlines = new Deadlines(this.now)
-    this.tally = new Tally(options.deployment, options.methods, options.replicas.map(({ id }) => id))
+    this.tally = new Tally(
+      options.deployment,
+      options.methods,
+      options.replicas.map(({ id }) => id)
+    )
   }
 
   /** Starts a request, queues it, or answers it with the reason why not. Never waits. */
@@ -147,8 +169,8 @@ export class Router {
       }
       this.stop(request, "cancelled")
       return request.fiber === undefined
-        // Its handler is starting further down this very stack.
-        ? Effect.andThen(Effect.yieldNow, this.cancel(request))
+        ? // Its handler is starting further down this very stack.
+          Effect.andThen(Effect.yieldNow, this.cancel(request))
         : Effect.asVoid(Fiber.await(request.fiber))
     })
   }
@@ -163,14 +185,18 @@ export class Router {
 
   /** Changes the permits of every replica; a lower number takes effect as requests end. */
   resize(maxOngoingRequests: number): Effect.Effect<void> {
-    return Effect.forEach(this.places, (place, i) =>
-      Effect.andThen(
-        Effect.sync(() => {
-          this.maxOngoingRequests = maxOngoingRequests
-          this.limit(i, maxOngoingRequests)
-        }),
-        place.replica.resize(maxOngoingRequests)
-      ), { discard: true }).pipe(Effect.andThen(Effect.sync(() => this.handOver())))
+    return Effect.forEach(
+      this.places,
+      (place, i) =>
+        Effect.andThen(
+          Effect.sync(() => {
+            this.maxOngoingRequests = maxOngoingRequests
+            this.limit(i, maxOngoingRequests)
+          }),
+          place.replica.resize(maxOngoingRequests)
+        ),
+      { discard: true }
+    ).pipe(Effect.andThen(Effect.sync(() => this.handOver())))
   }
 
   get state(): DeploymentState {
@@ -203,13 +229,21 @@ export class Router {
       this.status = "Draining"
       return Effect.timeoutOrElse(this.idle, {
         duration: this.options.gracefulShutdownTimeout,
-        orElse: () => Effect.andThen(Effect.sync(() => this.abandon()), this.idle)
+        orElse: () =>
+          Effect.andThen(
+            Effect.sync(() => this.abandon()),
+            this.idle
+          )
       })
-    }).pipe(Effect.andThen(Effect.sync(() => {
-      this.status = "Stopped"
-      this.timer?.interruptUnsafe()
-      for (const place of this.places) place.waiting?.interruptUnsafe()
-    })))
+    }).pipe(
+      Effect.andThen(
+        Effect.sync(() => {
+          this.status = "Stopped"
+          this.timer?.interruptUnsafe()
+          for (const place of this.places) place.waiting?.interruptUnsafe()
+        })
+      )
+    )
   }
 
   private start(request: Request, place: number, now: number): void {
@@ -279,14 +313,16 @@ export class Router {
     const place = this.places[index]!
     this.limit(index, place.ongoing)
     if (place.waiting !== undefined) return
-    const waiting = this.fork(Effect.andThen(
-      place.replica.whenFree,
-      Effect.sync(() => {
-        place.waiting = undefined
-        this.limit(index, this.maxOngoingRequests)
-        this.handOver()
-      })
-    ))
+    const waiting = this.fork(
+      Effect.andThen(
+        place.replica.whenFree,
+        Effect.sync(() => {
+          place.waiting = undefined
+          this.limit(index, this.maxOngoingRequests)
+          this.handOver()
+        })
+      )
+    )
     if (waiting.pollUnsafe() === undefined) place.waiting = waiting
   }
 
@@ -395,15 +431,17 @@ export class Router {
     if (time >= this.timerAt) return
     this.timerAt = time
     this.timer?.interruptUnsafe()
-    this.timer = this.fork(Effect.andThen(
-      this.clock.sleep(Duration.millis(Math.max(time - this.now, 1))),
-      Effect.sync(() => {
-        this.timer = undefined
-        this.timerAt = Infinity
-        this.deadlines.advance(this.now, (request) => this.expire(request))
-        this.wakeAt(this.deadlines.next)
-      })
-    ))
+    this.timer = this.fork(
+      Effect.andThen(
+        this.clock.sleep(Duration.millis(Math.max(time - this.now, 1))),
+        Effect.sync(() => {
+          this.timer = undefined
+          this.timerAt = Infinity
+          this.deadlines.advance(this.now, (request) => this.expire(request))
+          this.wakeAt(this.deadlines.next)
+        })
+      )
+    )
   }
 
   private traced(request: Request, replica: Replica): Effect.Effect<Option.Option<unknown>, unknown> {
@@ -434,7 +472,7 @@ export class Router {
   private queueFull(): ServeError.ServeError {
     const permits = this.places.length * this.maxOngoingRequests
     // Jitter of up to as much again, so that callers refused together don't come back together.
-    const drainTime = (this.queue.size + 1) * this.meanRunTime / permits
+    const drainTime = ((this.queue.size + 1) * this.meanRunTime) / permits
     return fail(
       new ServeError.QueueFull({
         deployment: this.options.deployment,
@@ -455,5 +493,5 @@ const answerOf = (exit: Exit.Exit<Option.Option<unknown>, unknown>): Exit.Exit<u
   Exit.isSuccess(exit)
     ? Exit.succeed(Option.getOrUndefined(exit.value))
     : Cause.hasInterruptsOnly(exit.cause)
-    ? Exit.die(new Error("The handler interrupted itself"))
-    : exit
+      ? Exit.die(new Error("The handler interrupted itself"))
+      : exit

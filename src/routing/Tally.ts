@@ -113,27 +113,33 @@ export class Tally {
     const arrivals = this.methods.map((method, i) => {
       const tags = { deployment: this.deployment, method }
       const counts = this.arrivals[i]!
-      return Effect.all([
-        Metrics.showCounter(Metrics.accepted, tags, () => counts.accepted),
-        Metrics.showGauge(Metrics.queued, tags, () => counts.queued),
-        Metrics.showHistogram(Metrics.queueWait, tags, counts.queueWait),
-        ...refusals.map((reason) =>
-          Metrics.showCounter(Metrics.rejected, { ...tags, reason }, () => counts.rejected.get(reason) ?? 0)
-        )
-      ], { discard: true })
+      return Effect.all(
+        [
+          Metrics.showCounter(Metrics.accepted, tags, () => counts.accepted),
+          Metrics.showGauge(Metrics.queued, tags, () => counts.queued),
+          Metrics.showHistogram(Metrics.queueWait, tags, counts.queueWait),
+          ...refusals.map((reason) =>
+            Metrics.showCounter(Metrics.rejected, { ...tags, reason }, () => counts.rejected.get(reason) ?? 0)
+          )
+        ],
+        { discard: true }
+      )
     })
     const runs = this.replicas.flatMap((replica, i) =>
       this.methods.map((method, j) => {
         const tags = { deployment: this.deployment, method, replica }
         const counts = this.runs[i]![j]!
-        return Effect.all([
-          Metrics.showGauge(Metrics.running, tags, () => counts.running),
-          Metrics.showCounter(Metrics.completed, tags, () => counts.completed),
-          Metrics.showCounter(Metrics.failed, tags, () => counts.failed),
-          Metrics.showCounter(Metrics.cancelled, tags, () => counts.cancelled),
-          Metrics.showCounter(Metrics.expired, tags, () => counts.expired),
-          Metrics.showHistogram(Metrics.runTime, tags, counts.runTime)
-        ], { discard: true })
+        return Effect.all(
+          [
+            Metrics.showGauge(Metrics.running, tags, () => counts.running),
+            Metrics.showCounter(Metrics.completed, tags, () => counts.completed),
+            Metrics.showCounter(Metrics.failed, tags, () => counts.failed),
+            Metrics.showCounter(Metrics.cancelled, tags, () => counts.cancelled),
+            Metrics.showCounter(Metrics.expired, tags, () => counts.expired),
+            Metrics.showHistogram(Metrics.runTime, tags, counts.runTime)
+          ],
+          { discard: true }
+        )
       })
     )
     return Effect.all([...arrivals, ...runs], { discard: true })

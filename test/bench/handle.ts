@@ -19,25 +19,25 @@ const Live = Layer.mergeAll(
 )
 
 const uncontended = (calls: number) =>
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const { run } = yield* Noop
     const start = performance.now()
     for (let i = 0; i < calls; i++) yield* run()
-    return (performance.now() - start) * 1e6 / calls
+    return ((performance.now() - start) * 1e6) / calls
   })
 
 const waiting = (callers: number, calls: number) =>
-  Effect.gen(function*() {
+  Effect.gen(function* () {
     const { run } = yield* Turn
     const done = yield* Deferred.make<number>()
     const warmUp = callers
     let served = 0
     let start = 0
-    const caller = Effect.gen(function*() {
+    const caller = Effect.gen(function* () {
       while (served < warmUp + calls) {
         yield* run()
         if (++served === warmUp) start = performance.now()
-        if (served === warmUp + calls) yield* Deferred.succeed(done, (performance.now() - start) * 1e6 / calls)
+        if (served === warmUp + calls) yield* Deferred.succeed(done, ((performance.now() - start) * 1e6) / calls)
       }
     })
     for (let i = 0; i < callers; i++) yield* Effect.forkScoped(caller)
@@ -47,9 +47,9 @@ const waiting = (callers: number, calls: number) =>
 export const handle: Bench = {
   name: "handle",
   rounds: 5,
-  run: Effect.gen(function*() {
+  run: Effect.gen(function* () {
     return {
-      "uncontended": yield* uncontended(500_000),
+      uncontended: yield* uncontended(500_000),
       "100 waiting": yield* waiting(100, 300_000),
       "10,000 waiting": yield* waiting(10_000, 300_000),
       "1,000,000 waiting": yield* waiting(1_000_000, 1_000_000)

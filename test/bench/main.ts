@@ -8,11 +8,13 @@ import { type Bench, report } from "./report.ts"
 
 const benches: ReadonlyArray<Bench> = [handle]
 
-const program = Effect.gen(function*() {
+const program = Effect.gen(function* () {
   const names = process.argv.slice(2)
   const unknown = names.find((name) => !benches.some((bench) => bench.name === name))
   if (unknown !== undefined) {
-    return yield* Effect.die(new Error(`No benchmark "${unknown}"; there is: ${benches.map(({ name }) => name).join(", ")}`))
+    return yield* Effect.die(
+      new Error(`No benchmark "${unknown}"; there is: ${benches.map(({ name }) => name).join(", ")}`)
+    )
   }
   const chosen = names.length === 0 ? benches : benches.filter(({ name }) => names.includes(name))
   const results = yield* Effect.forEach(chosen, report)

@@ -7,7 +7,7 @@ export interface Bench {
   readonly name: string
   readonly rounds: number
   /** One round: a number for each case. */
-  readonly run: Effect.Effect<Record<string, number>>
+  readonly run: Effect.Effect<Record<string, number>, unknown>
   readonly unit: string
   readonly verdicts: (median: (name: string) => number) => ReadonlyArray<Verdict>
 }
@@ -31,7 +31,7 @@ export const ratio = (name: string, value: number, budget: number): Verdict => (
 
 const medianOf = (numbers: ReadonlyArray<number>) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!
 
-export const report = Effect.fnUntraced(function*(bench: Bench) {
+export const report = Effect.fnUntraced(function* (bench: Bench) {
   const rounds: Array<Record<string, number>> = []
   for (let i = 0; i < bench.rounds; i++) rounds.push(yield* bench.run)
   const values = (name: string) => rounds.map((round) => round[name]!)
