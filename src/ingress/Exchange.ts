@@ -1,0 +1,322 @@
+/**
+ * One HTTP request and its answer, apart from any server: from headers and a body to a status and a body.
+ *
+ * Both servers of the ingress go through here, so every rule holds in both.
+ *
+ * @since 0.1.0
+ */
+import { Cause, Clock, Context, Effect, Exit, Option, Random, Schema, SchemaIssue, Tracer } from "effect"
+import * as Headers from "effect/http/Headers"
+import * as HttpTraceContext from "effect/http/HttpTraceContext"
+import * as SchemaParser from "effect/SchemaParser"
+import { type Priority, RequestContext } from "../core/RequestContext.ts"
+import { ServeError, Unavailable } from "../core/ServeError.ts"
+import type { Endpoint, RouteTable } from "./RouteTable.ts"
+import * as Status from "./Status.ts"
+
+/**
+ * Header names are in lower case; a header that came twice has its values joined.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Incoming = Readonly<Record<string, string | ReadonlyArray<string> | undefined>>
+
+/**
+ * What goes back to the client.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Reply {
+  readonly status: number
+  readonly body: string
+  readonly contentType: string
+  readonly requestId: string
+  readonly allow?: string
+  readonly retryAfter?: number
+  /** Whether the connection is of no more use. */
+  readonly close?: boolean
+}
+
+/**
+ * What to do with a request once its first line and its headers are there: answer, or read the body and go on.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+type Opening =
+  | { readonly _tag: "Answer"; readonly route: string; readonly reply: Reply }
+  | { readonly _tag: "Call"; readonly endpoint: Endpoint; readonly context: RequestContext }
+
+/**
+ * What the servers of the ingress share.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Exchange {
+  /** Decides by the first line and the headers alone. */
+  readonly open: (verb: string, url: string, headers: Incoming) => Opening
+  /** Calls the method with the body, and answers with its result or its failure. Never fails. */
+  readonly call: (endpoint: Endpoint, context: RequestContext, body: string) => Effect.Effect<Reply>
+  /** The services for one call: those of the layer, what is known of the request, and its trace if a tracer listens. */
+  readonly contextFor: (context: RequestContext, headers: Incoming) => Context.Context<never>
+  readonly tooLarge: (requestId: string) => Reply
+  readonly unreadable: (requestId: string) => Reply
+  /** The answer to a request that comes, or is still running, when the ingress stops. */
+  readonly unavailable: (endpoint: Endpoint, requestId: string) => Reply
+  /** From now on nothing is admitted. */
+  readonly drain: () => void
+}
+
+/** Makes the exchange of an ingress that serves `table` and takes bodies of at most `maxBodySize` bytes. */
+export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize: number) {
+  const services = yield* Effect.context()
+  const clock = yield* Clock.Clock
+  const hasTracer = Option.isSome(Context.getOption(services as Context.Context<Tracer.Tracer>, Tracer.Tracer))
+  const prefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
+  const routes = JSON.stringify(
+    table.endpoints.map(({ deployment, method, path, stream }) => ({
+      path,
+      deployment,
+      method,
+      stream
+    }))
+  )
+  let count = 0
+  let draining = false
+
+  const requestIdOf = (headers: Incoming): string => {
+    const given = headers["x-request-id"]
+    return typeof given === "string" && REQUEST_ID.test(given) ? given : `${prefix}-${(count++).toString(36)}`
+  }
+
+  const ownPath = (path: string, verb: string, requestId: string): Reply | undefined => {
+    if (path !== "/-/healthz" && path !== "/-/routes") return undefined
+    if (verb !== "GET" && verb !== "HEAD") return wrongVerb(requestId, "GET, HEAD")
+    if (path === "/-/routes") return json(200, routes, requestId)
+    if (draining) return { ...text(503, "draining", requestId), close: true }
+    return table.isReady()
+      ? text(200, "success", requestId)
+      : text(503, "starting: a deployment has no replica", requestId)
+  }
+
+  const refusal = (endpoint: Endpoint, verb: string, headers: Incoming, requestId: string): Reply | undefined => {
+    if (verb !== "POST") return wrongVerb(requestId, "POST")
+    if (draining) return unavailable(endpoint, requestId)
+    if (endpoint.stream) {
+      return problem(501, "NotImplemented", `"${endpoint.method}" is a stream; call it through its handle`, requestId)
+    }
+    if (!isJson(headers) && (Number(headers["content-length"]) > 0 || "transfer-encoding" in headers)) {
+      return problem(415, "UnsupportedMediaType", "Send the body as content-type: application/json", requestId)
+    }
+    return Number(headers["content-length"]) > maxBodySize ? tooLarge(requestId) : undefined
+  }
+
+  const tooLarge = (requestId: string): Reply => ({
+    ...problem(413, "PayloadTooLarge", `The body may have at most ${maxBodySize} bytes`, requestId),
+    close: true
+  })
+
+  const exchange: Exchange = {
+    open: (verb, url, headers) => {
+      const query = url.indexOf("?")
+      const path = query === -1 ? url : url.slice(0, query)
+      const requestId = requestIdOf(headers)
+      const endpoint = table.find(path)
+      if (endpoint === undefined) {
+        const reply = ownPath(path, verb, requestId) ?? problem(404, "NotFound", table.explain(path), requestId)
+        return { _tag: "Answer", route: reply.status === 404 ? "" : path, reply }
+      }
+      const reply = refusal(endpoint, verb, headers, requestId)
+      if (reply !== undefined) return { _tag: "Answer", route: path, reply }
+      const context = contextOf(headers, requestId, path, clock.currentTimeMillisUnsafe())
+      return typeof context === "string"
+        ? { _tag: "Answer", route: path, reply: problem(400, "BadRequest", context, requestId) }
+        : { _tag: "Call", endpoint, context }
+    },
+    call: (endpoint, context, body) => {
+      const parsed = parse(body)
+      if (parsed === unparsable) {
+        return Effect.succeed(problem(400, "BadRequest", "The body is not JSON", context.requestId))
+      }
+      return Effect.matchCauseEffect(endpoint.decodePayload(parsed), {
+        onFailure: (cause) => rejectPayload(endpoint, context, cause),
+        onSuccess: (payload) => answer(endpoint, context, payload)
+      })
+    },
+    contextFor: (context, headers) => {
+      const withRequest = Context.add(services, RequestContext, context)
+      if (!hasTracer || headers["traceparent"] === undefined) return withRequest
+      return Option.match(HttpTraceContext.fromHeaders(Headers.fromInput(headers as Record<string, string>)), {
+        onNone: () => withRequest,
+        onSome: (span) => Context.add(withRequest, Tracer.ParentSpan, span) as Context.Context<never>
+      })
+    },
+    tooLarge,
+    unreadable,
+    unavailable,
+    drain: () => {
+      draining = true
+    }
+  }
+  return exchange
+})
+
+const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
+const TENANT_LENGTH = 256
+const priorities: ReadonlyArray<string> = ["critical", "default", "sheddable"] satisfies ReadonlyArray<Priority>
+
+// The context of a request, or what is wrong with its headers.
+const contextOf = (headers: Incoming, requestId: string, route: string, now: number): RequestContext | string => {
+  let deadline = Infinity
+  for (const [name, unit] of [
+    ["x-request-timeout-ms", 1],
+    ["x-request-timeout-seconds", 1000]
+  ] as const) {
+    const value = headers[name]
+    if (value === undefined) continue
+    const timeout = Number(value)
+    if (value === "" || !Number.isFinite(timeout)) return `Header ${name} must be a number`
+    deadline = Math.min(deadline, Math.ceil(now + timeout * unit))
+  }
+  const priority = headers["x-request-priority"] ?? "default"
+  if (typeof priority !== "string" || !priorities.includes(priority)) {
+    return `Header x-request-priority must be one of: ${priorities.join(", ")}`
+  }
+  const tenant = headers["x-request-tenant"]
+  if (tenant !== undefined && (typeof tenant !== "string" || tenant.length > TENANT_LENGTH)) {
+    return `Header x-request-tenant must have at most ${TENANT_LENGTH} characters`
+  }
+  return RequestContext.of({
+    requestId,
+    deadline,
+    priority: priority as Priority,
+    tenant,
+    route,
+    modelId: undefined,
+    sessionId: undefined
+  })
+}
+
+const answer = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
+  Effect.matchCauseEffect(
+    Effect.flatMap(endpoint.call(payload), (value) => encode(endpoint.encodeSuccess, value)),
+    {
+      onFailure: (cause) => replyToFailure(endpoint, context, cause),
+      onSuccess: (encoded) => Effect.succeed(json(200, JSON.stringify(encoded), context.requestId))
+    }
+  )
+
+// A value that its own schema can't encode is the handler's mistake, not the client's.
+const encode = (codec: Endpoint["encodeSuccess"], value: unknown) =>
+  Effect.catch(codec(value), (issue) => Effect.die(new Error(`Not encodable: ${formatIssue(issue)}`)))
+
+const replyToFailure = (
+  endpoint: Endpoint,
+  context: RequestContext,
+  cause: Cause.Cause<unknown>
+): Effect.Effect<Reply> => {
+  const error = Cause.hasDies(cause) ? Option.none() : Cause.findErrorOption(cause)
+  if (Option.isNone(error)) return defect(endpoint, context, cause)
+  if (error.value instanceof ServeError) return Effect.succeed(ofServeError(error.value, context.requestId))
+  return Effect.matchCauseEffect(encode(endpoint.encodeError, error.value), {
+    onFailure: (cause) => defect(endpoint, context, cause),
+    onSuccess: (encoded) =>
+      Effect.succeed(json(endpoint.statusOfError(error.value), JSON.stringify(encoded), context.requestId))
+  })
+}
+
+const defect = (endpoint: Endpoint, { requestId }: RequestContext, cause: Cause.Cause<unknown>): Effect.Effect<Reply> =>
+  Effect.logError(`Defect in ${endpoint.deployment}.${endpoint.method}`, cause).pipe(
+    Effect.annotateLogs({ requestId }),
+    Effect.as(json(500, JSON.stringify({ _tag: "InternalServerError", requestId }), requestId))
+  )
+
+const rejectPayload = (
+  endpoint: Endpoint,
+  context: RequestContext,
+  cause: Cause.Cause<SchemaIssue.Issue>
+): Effect.Effect<Reply> => {
+  const issue = Cause.findErrorOption(cause)
+  if (Option.isNone(issue)) return defect(endpoint, context, cause)
+  const { requestId } = context
+  const issues = issuesOf(issue.value).issues.map(({ message, path }) => ({ path: pathOf(path ?? []), message }))
+  const message = issues.map(({ message, path }) => (path === "" ? message : `${path}: ${message}`)).join("; ")
+  return Effect.succeed(json(400, JSON.stringify({ _tag: "BadRequest", requestId, message, issues }), requestId))
+}
+
+const formatIssue = SchemaIssue.makeFormatterDefault()
+const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const pathOf = (path: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }>): string =>
+  path
+    .map((segment) => (typeof segment === "object" ? segment.key : segment))
+    .reduce<string>(
+      (path, key) =>
+        typeof key === "number" ? `${path}[${key}]` : path === "" ? String(key) : `${path}.${String(key)}`,
+      ""
+    )
+
+const unparsable = Symbol()
+
+// No body at all is the payload of a method that takes none.
+const parse = (body: string): unknown => {
+  if (body === "") return null
+  try {
+    return JSON.parse(body)
+  } catch {
+    return unparsable
+  }
+}
+
+const isJson = (headers: Incoming): boolean => {
+  const type = headers["content-type"]
+  return type === "application/json" || (typeof type === "string" && JSON_TYPE.test(type))
+}
+
+const JSON_TYPE = /^application\/json\s*(;\s*charset="?utf-?8"?\s*)?$/i
+
+const encodeServeError = SchemaParser.encodeUnknownExit(Schema.toCodecJson(ServeError))
+
+const ofServeError = (error: ServeError, requestId: string): Reply => {
+  const encoded = encodeServeError(error)
+  const reason = Exit.isSuccess(encoded) ? encoded.value : { _tag: error._tag, reason: { _tag: error.reason._tag } }
+  const retryAfter = Status.retryAfter(error)
+  const body = JSON.stringify({ ...(reason as object), requestId, message: error.message })
+  const reply = json(Status.ofServeError(error), body, requestId)
+  return retryAfter === undefined ? reply : { ...reply, retryAfter }
+}
+
+const unavailable = (endpoint: Endpoint, requestId: string): Reply => {
+  const reason = new Unavailable({ deployment: endpoint.deployment, why: "draining" })
+  return { ...ofServeError(new ServeError({ reason }), requestId), close: true }
+}
+
+const unreadable = (requestId: string): Reply => ({
+  ...problem(400, "BadRequest", "The body could not be read", requestId),
+  close: true
+})
+
+const wrongVerb = (requestId: string, allow: string): Reply => ({
+  ...problem(405, "MethodNotAllowed", `Use ${allow}`, requestId),
+  allow
+})
+
+const problem = (status: number, tag: string, message: string, requestId: string): Reply =>
+  json(status, JSON.stringify({ _tag: tag, requestId, message }), requestId)
+
+const json = (status: number, body: string, requestId: string): Reply => ({
+  status,
+  body,
+  contentType: "application/json",
+  requestId
+})
+
+const text = (status: number, body: string, requestId: string): Reply => ({
+  status,
+  body,
+  contentType: "text/plain",
+  requestId
+})

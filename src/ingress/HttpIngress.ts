@@ -1,0 +1,220 @@
+/**
+ * Deployments over HTTP: `POST {prefix}/{method}`, JSON in and JSON out, both checked by the method's schemas.
+ *
+ * `layerNode` owns its server and has the fast path; `layer` runs on any Effect `HttpServer`, and `layerRouter` adds the
+ * routes to your own `HttpRouter`. All of them also answer `GET /-/healthz` and `GET /-/routes`.
+ *
+ * @since 0.1.0
+ */
+import { ByteSize, Context, Duration, Effect, Layer, Schema, type Scope } from "effect"
+import {
+  HttpIncomingMessage,
+  HttpRouter,
+  type HttpServer,
+  type HttpServerError,
+  HttpServerRequest,
+  HttpServerResponse
+} from "effect/http"
+import * as Metrics from "../core/Metrics.ts"
+import { count, decode, orElse, Time } from "../core/Options.ts"
+import * as Exchange from "./Exchange.ts"
+import * as NodeServer from "./NodeServer.ts"
+import * as RouteTable from "./RouteTable.ts"
+import { CLIENT_CLOSED_REQUEST } from "./Status.ts"
+
+export type { Routes, Services } from "./RouteTable.ts"
+
+/**
+ * The options of {@link layer} and {@link layerRouter}.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const Options = Schema.Struct({
+  /** Bytes that the body of a request may have; more are answered with 413. Default `1048576` (1 MiB). */
+  maxBodySize: count(0).pipe(Schema.withDecodingDefaultTypeKey(orElse(1024 * 1024)))
+})
+
+/**
+ * The options of {@link layerNode}.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const NodeOptions = Schema.Struct({
+  ...Options.fields,
+  /** Port to listen on; `0` takes a free one. Default `8000`. */
+  port: count(0)
+    .check(Schema.isLessThanOrEqualTo(65535))
+    .pipe(Schema.withDecodingDefaultTypeKey(orElse(8000))),
+  /** Address to listen on: `"0.0.0.0"` for all of the machine's. Default `"127.0.0.1"`. */
+  host: Schema.NonEmptyString.pipe(Schema.withDecodingDefaultTypeKey(orElse("127.0.0.1"))),
+  /** Bytes that the headers of a request may have; more are answered with 431. Default `16384`. */
+  maxHeaderSize: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(16 * 1024))),
+  /** Connections open at once; further ones are closed. Default `10000`. */
+  maxConnections: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(10_000))),
+  /** Time in which the headers must be there. Default `"10 seconds"`. */
+  headersTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10)))),
+  /** Time in which the headers and the body must be there. Default `"30 seconds"`. */
+  receiveTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(30)))),
+  /** Time that a connection may be idle between two requests. Default `"60 seconds"`. */
+  idleTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(60)))),
+  /** Time that open requests get to finish at shutdown. Default `"20 seconds"`. */
+  gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))
+})
+
+/**
+ * Where {@link layerNode} listens.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Address extends Context.Service<
+  Address,
+  {
+    readonly host: string
+    readonly port: number
+    readonly url: string
+  }
+>()("effect-serve/HttpIngress/Address") {}
+
+/**
+ * Serves deployments on a `node:http` server of its own.
+ *
+ * Fails with `ServeError` of `effect/http` when it can't listen, and dies when an option or a route is invalid. When the
+ * scope closes, `/-/healthz` answers 503, new requests are refused, and open ones get `gracefulShutdownTimeout`.
+ *
+ * @example
+ * ```ts
+ * import { NodeRuntime } from "@effect/platform-node"
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Rpc } from "effect/rpc"
+ * import { Deployment, HttpIngress } from "effect-serve"
+ *
+ * class Echo extends Deployment.Service<Echo>()("Echo", [
+ *   Rpc.make("shout", { payload: { text: Schema.String }, success: Schema.String })
+ * ]) {}
+ *
+ * const EchoLive = Echo.toLayer({ shout: ({ text }) => Effect.succeed(text.toUpperCase()) })
+ *
+ * // curl localhost:8000/echo/shout -H 'content-type: application/json' -d '{"text":"hello"}'
+ * const Http = HttpIngress.layerNode({ "/echo": Echo }, { port: 8000 })
+ *
+ * NodeRuntime.runMain(Layer.launch(Http.pipe(Layer.provide(EchoLive))))
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerNode = <const R extends RouteTable.Routes>(
+  routes: R,
+  options: typeof NodeOptions.Encoded = {}
+): Layer.Layer<Address, HttpServerError.ServeError, RouteTable.Services<R>> =>
+  Layer.effect(Address)(
+    Effect.gen(function* () {
+      const bounds = yield* decode(NodeOptions, options, "HttpIngress.layerNode")
+      const exchange = yield* Exchange.make(yield* RouteTable.make(routes), bounds.maxBodySize)
+      const { address: host, family, port } = yield* NodeServer.serve(exchange, bounds, yield* statusCounter)
+      const url = `http://${family === "IPv6" ? `[${host}]` : host}:${port}`
+      yield* Effect.logInfo(`Listening on ${url}`)
+      return { host, port, url }
+    })
+  )
+
+/**
+ * Serves deployments on whatever `HttpServer` is provided. Nothing else is served there.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = <const R extends RouteTable.Routes>(
+  routes: R,
+  options: typeof Options.Encoded = {}
+): Layer.Layer<never, never, HttpServer.HttpServer | RouteTable.Services<R>> =>
+  HttpRouter.serve(addTo(routes, options, ["/*"]), { disableLogger: true })
+
+/**
+ * Adds the routes of deployments to the `HttpRouter` of an application that has other routes too.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerRouter = <const R extends RouteTable.Routes>(
+  routes: R,
+  options: typeof Options.Encoded = {}
+): Layer.Layer<never, never, HttpRouter.HttpRouter | RouteTable.Services<R>> => {
+  const below = Object.keys(routes).map((prefix) =>
+    prefix === "/" ? ("/*" as const) : (`${prefix}/*` as `/${string}`)
+  )
+  return addTo(routes, options, ["/-/healthz", "/-/routes", ...below])
+}
+
+const addTo = <R extends RouteTable.Routes>(
+  routes: R,
+  options: typeof Options.Encoded,
+  patterns: ReadonlyArray<`/${string}`>
+) =>
+  Layer.effectDiscard(
+    Effect.gen(function* () {
+      const { maxBodySize } = yield* decode(Options, options, "HttpIngress")
+      const exchange = yield* Exchange.make(yield* RouteTable.make(routes), maxBodySize)
+      yield* Effect.addFinalizer(() => Effect.sync(exchange.drain))
+      const handler = serveOne(exchange, maxBodySize, yield* statusCounter)
+      const router = yield* HttpRouter.HttpRouter
+      yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
+    })
+  )
+
+const serveOne = (exchange: Exchange.Exchange, maxBodySize: number, count: (route: string, status: number) => void) =>
+  Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
+    const opening = exchange.open(request.method, request.originalUrl, request.headers)
+    if (opening._tag === "Answer") {
+      count(opening.route, opening.reply.status)
+      return toResponse(opening.reply)
+    }
+    const { context, endpoint } = opening
+    const reply = yield* request.text.pipe(
+      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodySize)),
+      Effect.matchEffect({
+        onFailure: ({ reason }) =>
+          Effect.succeed(
+            reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
+              ? exchange.tooLarge(context.requestId)
+              : exchange.unreadable(context.requestId)
+          ),
+        onSuccess: (body) => exchange.call(endpoint, context, body)
+      }),
+      Effect.provideContext(exchange.contextFor(context, request.headers)),
+      Effect.onInterrupt(() => Effect.sync(() => count(endpoint.path, CLIENT_CLOSED_REQUEST)))
+    )
+    count(endpoint.path, reply.status)
+    return toResponse(reply)
+  })
+
+const toResponse = (reply: Exchange.Reply) =>
+  HttpServerResponse.text(reply.body, {
+    status: reply.status,
+    contentType: reply.contentType,
+    headers: {
+      "x-request-id": reply.requestId,
+      ...(reply.allow === undefined ? {} : { allow: reply.allow }),
+      ...(reply.retryAfter === undefined ? {} : { "retry-after": String(reply.retryAfter) }),
+      ...(reply.close === true ? { connection: "close" } : {})
+    }
+  })
+
+/** Counts answers by route and status, and shows the counts as metrics until the scope closes. */
+const statusCounter = Effect.gen(function* () {
+  const context = yield* Effect.context<Scope.Scope>()
+  const counts = new Map<string, Map<number, number>>()
+  return (route: string, status: number): void => {
+    let statuses = counts.get(route)
+    if (statuses === undefined) counts.set(route, (statuses = new Map<number, number>()))
+    const before = statuses.get(status)
+    statuses.set(status, (before ?? 0) + 1)
+    if (before !== undefined) return
+    const tags = { route, status: String(status) }
+    const read = () => statuses.get(status)!
+    Effect.runSyncWith(context)(Metrics.showCounter(Metrics.httpRequests, tags, read))
+  }
+})

@@ -1,0 +1,46 @@
+/**
+ * The one table that says which HTTP status an outcome has.
+ *
+ * @since 0.1.0
+ */
+import { Duration, Schema, SchemaAST } from "effect"
+import type { Reason, ServeError } from "../core/ServeError.ts"
+
+/** The client left before the answer; never sent, seen in the log and in metrics. nginx's number. */
+export const CLIENT_CLOSED_REQUEST = 499
+
+const table: Record<Reason["_tag"], (reason: never) => number> = {
+  QueueFull: () => 503,
+  Shed: () => 503,
+  Unavailable: () => 503,
+  DeadlineExceeded: () => 504,
+  ReplicaLost: ({ started }: Extract<Reason, { _tag: "ReplicaLost" }>) => (started ? 500 : 503),
+  WorkerCrashed: () => 500,
+  BatchContract: () => 500,
+  SlowConsumer: () => 500,
+  TransportError: () => 502
+}
+
+/** The status of a failure of the runtime. */
+export const ofServeError = ({ reason }: ServeError): number => table[reason._tag](reason as never)
+
+/** Seconds for `Retry-After`, 1 to 30; `undefined` when the reason doesn't know when to come back. */
+export const retryAfter = ({ reason }: ServeError): number | undefined =>
+  "retryAfter" in reason ? Math.min(Math.max(Math.ceil(Duration.toSeconds(reason.retryAfter)), 1), 30) : undefined
+
+/**
+ * The status of a declared error: the `httpApiStatus` annotation of its schema, or of the member of a union that it is,
+ * or else 500.
+ */
+export const ofDeclaredError = (schema: Schema.Top): ((error: unknown) => number) => {
+  const members = membersOf(schema.ast).map((ast) => ({
+    is: Schema.is(Schema.make<Schema.Codec<unknown>>(ast)),
+    status: statusOf(ast) ?? statusOf(schema.ast) ?? 500
+  }))
+  return (error) => members.find(({ is }) => is(error))?.status ?? 500
+}
+
+const membersOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> =>
+  SchemaAST.isUnion(ast) ? ast.types.flatMap(membersOf) : [ast]
+
+const statusOf = SchemaAST.resolveAt<number>("httpApiStatus")
