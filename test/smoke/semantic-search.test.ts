@@ -1,0 +1,172 @@
+import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
+import { execFileSync, spawn, spawnSync } from "node:child_process"
+import { once } from "node:events"
+import { createServer, type AddressInfo } from "node:net"
+import { passages } from "../../examples/semantic-search/passages.ts"
+
+const freePort = async () => {
+  const server = createServer().listen(0)
+  await once(server, "listening")
+  const { port } = server.address() as AddressInfo
+  server.close()
+  return port
+}
+
+const start = async () => {
+  const port = await freePort()
+  const program = spawn(process.execPath, ["--conditions=effect-serve-source", "examples/semantic-search/main.ts"], {
+    env: { ...process.env, PORT: `${port}` }
+  })
+  let output = ""
+  program.stdout.on("data", (chunk) => (output += chunk))
+  program.stderr.on("data", (chunk) => (output += chunk))
+  const closed = once(program, "close")
+
+  return {
+    url: `http://localhost:${port}`,
+    printed: (text: string) =>
+      vi.waitFor(() => (assert.include(output, text), output), { timeout: 60_000, interval: 20 }),
+    output: () => output,
+    /** Presses Ctrl-C and resolves to the exit code, or to the signal that killed the program. */
+    interrupt: async () => {
+      program.kill("SIGINT")
+      const [exitCode, signal] = await closed
+      return exitCode ?? signal
+    },
+    kill: () => program.kill("SIGKILL")
+  }
+}
+
+const post = async (url: string, body: unknown) => {
+  const headers = { "content-type": "application/json" }
+  const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(body) })
+  return { status: response.status, body: await response.text() }
+}
+
+const hasCurl = spawnSync("curl", ["--version"]).status === 0
+
+/** Runs a pasted command; where there is no curl, sends the request that it describes. */
+const paste = async (command: string) => {
+  if (hasCurl) return JSON.parse(execFileSync("sh", ["-c", command], { encoding: "utf8" }))
+  const [, url, body] = /^curl -s (\S+) .* -d '(.*)'$/.exec(command)!
+  return JSON.parse((await post(`http://${url}`, JSON.parse(body!))).body)
+}
+
+/** Milliseconds until a promise is resolved. */
+const timed = async (work: Promise<unknown>) => {
+  const from = performance.now()
+  await work
+  return performance.now() - from
+}
+
+/** The longest list that Embedder takes; eight batches. */
+const long = passages.slice(0, 64).map(({ text }) => text)
+
+const cosine = (a: ReadonlyArray<number>, b: ReadonlyArray<number>) =>
+  a.reduce((sum, value, i) => sum + value * b[i]!, 0) / Math.hypot(...a) / Math.hypot(...b)
+
+describe("semantic search", { timeout: 90_000 }, () => {
+  it("has at least 300 passages, none of them twice", () => {
+    assert.isAtLeast(new Set(passages.map(({ text }) => text)).size, 300)
+    assert.lengthOf(new Set(passages.map(({ text }) => text)), passages.length)
+  })
+
+  describe("once its banner is printed", () => {
+    let program: Awaited<ReturnType<typeof start>>
+    let commands: ReadonlyArray<string>
+
+    beforeAll(async () => {
+      program = await start()
+      commands = (await program.printed("Ctrl-C")).split("\n").filter((line) => line.startsWith("curl"))
+    }, 60_000)
+    afterAll(() => program.kill())
+
+    it("answers the first curl line with three passages on the topic, the best first", async () => {
+      const found: ReadonlyArray<{ text: string; topic: string; score: number }> = (await paste(commands[0]!)).passages
+      assert.lengthOf(found, 3)
+      assert.match(found[0]!.text, /password/)
+      assert.deepStrictEqual(
+        found.map(({ topic }) => topic),
+        ["computing", "computing", "computing"]
+      )
+      const scores = found.map(({ score }) => score)
+      assert.deepStrictEqual(
+        scores,
+        scores.toSorted((a, b) => b - a)
+      )
+      assert.isAbove(scores[0]!, 0.4)
+    })
+
+    it("answers the second curl line with a vector of 512 numbers", async () => {
+      const vectors: ReadonlyArray<ReadonlyArray<number>> = await paste(commands[1]!)
+      assert.deepStrictEqual(
+        vectors.map(({ length }) => length),
+        [512]
+      )
+    })
+
+    it("scores related sentences clearly above unrelated ones", async () => {
+      const texts = ["How do I reset my password?", "I forgot my login credentials", "The cat sat on the sofa"]
+      const [question, related, unrelated] = JSON.parse((await post(`${program.url}/embedder/embed`, { texts })).body)
+      assert.isAbove(cosine(question, related), cosine(question, unrelated) + 0.2)
+    })
+
+    it("finds what a question means, in other words than its own", async () => {
+      const topics = {
+        "someone is having a heart attack": "health",
+        "how do I get my tap to stop leaking": "household",
+        "songs for putting a baby to sleep": "music",
+        "the tallest mountain in the world": "geography",
+        "my bread does not rise": "cooking"
+      }
+      for (const [text, topic] of Object.entries(topics)) {
+        const { body } = await post(`${program.url}/search/query`, { text, top: 1 })
+        assert.strictEqual(JSON.parse(body).passages[0].topic, topic, text)
+      }
+    })
+
+    it("finds three passages when it is not told how many", async () => {
+      const { body } = await post(`${program.url}/search/query`, { text: "why is the sky blue" })
+      assert.lengthOf(JSON.parse(body).passages, 3)
+    })
+
+    it("refuses a wrong body with 400 and the name of the field", async () => {
+      const tooMany = await post(`${program.url}/search/query`, { text: "why is the sky blue", top: 51 })
+      assert.strictEqual(tooMany.status, 400)
+      assert.include(tooMany.body, "top")
+
+      const empty = await post(`${program.url}/embedder/embed`, { texts: ["fine", ""] })
+      assert.strictEqual(empty.status, 400)
+      assert.include(empty.body, "texts")
+    })
+
+    it("answers others between the batches of a long list", async () => {
+      const list = timed(post(`${program.url}/embedder/embed`, { texts: long }))
+      let slowest = 0
+      for (let i = 0; i < 10; i++) slowest = Math.max(slowest, await timed(fetch(`${program.url}/-/healthz`)))
+      assert.isBelow(slowest, (await list) / 2)
+    })
+  })
+
+  describe("after Ctrl-C", () => {
+    it("answers the request that is running and exits with 0", async () => {
+      const program = await start()
+      await program.printed("Ctrl-C")
+      const answer = post(`${program.url}/embedder/embed`, { texts: long })
+      // Answered after the list has reached the server, because it holds the loop from then on.
+      await fetch(`${program.url}/-/healthz`)
+      await fetch(`${program.url}/-/healthz`)
+      const [{ status, body }, exitCode] = await Promise.all([answer, program.interrupt()])
+      assert.strictEqual(status, 200)
+      assert.lengthOf(JSON.parse(body), 64)
+      assert.strictEqual(exitCode, 0)
+    })
+
+    it("stops building the index and exits with 0", async () => {
+      const program = await start()
+      await program.printed("Indexing")
+      assert.strictEqual(await program.interrupt(), 0)
+      assert.notInclude(program.output(), "curl")
+    })
+  })
+})
