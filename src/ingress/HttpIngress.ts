@@ -167,7 +167,7 @@ const addTo = <R extends RouteTable.Routes>(
 
 const serveOne = (exchange: Exchange.Exchange, maxBodySize: number, count: (route: string, status: number) => void) =>
   Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
-    const opening = exchange.open(request.method, request.originalUrl, request.headers)
+    const opening = exchange.open(request.method, request.url, request.headers)
     if (opening._tag === "Answer") {
       count(opening.route, opening.reply.status)
       return toResponse(opening.reply)
