@@ -37,7 +37,8 @@ describe("examples in the docs", () => {
     for (const { file, name } of examples.filter(({ runs }) => runs)) {
       it(name, async () => {
         const { exitCode, output } = await run(".", ["--conditions=effect-serve-source", `${directory}/${file}`])
-        assert.strictEqual(exitCode, 0, output)
+        // 130 is what `NodeRuntime.runMain` exits with after it was interrupted.
+        assert.include([0, 130], exitCode, output)
       })
     }
   })
