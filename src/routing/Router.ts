@@ -252,9 +252,9 @@ export class Router {
     const fiber = Effect.runForkWith(context)(
       request.trace === undefined ? replica.call(request) : this.traced(request, replica)
     )
-    request.fiber = fiber
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.ended(request, exit)
+    request.fiber = fiber
     fiber.addObserver((exit) => this.ended(request, exit))
     if (request.stopping === undefined) this.watch(request)
     else fiber.interruptUnsafe()
