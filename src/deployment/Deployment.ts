@@ -7,7 +7,7 @@
  *
  * @since 0.1.0
  */
-import { Context, Duration, Effect, Exit, type Fiber, Layer, Random, type Scope, Stream } from "effect"
+import { Context, Duration, Effect, Exit, type Fiber, Layer, type Scope, Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
 import { type CallOptions, RequestContext } from "../core/RequestContext.ts"
@@ -197,12 +197,7 @@ const start = Effect.fnUntraced(function* <E, R>(
     maxQueuedRequests: options.maxQueuedRequests,
     gracefulShutdownTimeout: options.gracefulShutdownTimeout
   })
-  return makeHandle(
-    methods,
-    router,
-    Duration.toMillis(options.requestTimeout),
-    yield* Random.nextIntBetween(36 ** 5, 36 ** 6)
-  )
+  return makeHandle(methods, router, Duration.toMillis(options.requestTimeout))
 })
 
 const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) =>
@@ -247,13 +242,8 @@ export const isReady = (handle: object): boolean => {
   return state === undefined || (state.status === "Ready" && state.replicas.length > 0)
 }
 
-const makeHandle = (
-  methods: ReadonlyArray<Rpc.AnyWithProps>,
-  router: Router.Router,
-  requestTimeout: number,
-  idPrefix: number
-): any => {
-  const newRequest = requestFactory(router, requestTimeout, idPrefix)
+const makeHandle = (methods: ReadonlyArray<Rpc.AnyWithProps>, router: Router.Router, requestTimeout: number): any => {
+  const newRequest = requestFactory(router, requestTimeout)
   const handle = Object.fromEntries(
     methods.map((rpc, method) => [
       rpc._tag,
@@ -297,10 +287,9 @@ const streamMethod =
 
 type NewRequest = ReturnType<typeof requestFactory>
 
-const requestFactory = (router: Router.Router, requestTimeout: number, idPrefix: number) => {
-  const prefix = idPrefix.toString(36)
-  let count = 0
-  return (
+const requestFactory =
+  (router: Router.Router, requestTimeout: number) =>
+  (
     caller: Fiber.Fiber<unknown, unknown>,
     method: number,
     payload: unknown,
@@ -308,31 +297,23 @@ const requestFactory = (router: Router.Router, requestTimeout: number, idPrefix:
     answer: Request["answer"],
     relay?: Relay
   ): Request => {
-    const now = router.clock.currentTimeMillisUnsafe()
+    const now = router.now
     const outer = caller.getRef(RequestContext)
     const timeout =
       options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
-    const callersDeadline = Math.min(outer.deadline, Math.ceil(now + timeout))
-    const deadline = Math.min(callersDeadline, Math.ceil(now + requestTimeout))
+    const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + timeout))
     const { span, tracer, tracerEnabled } = caller.cache
     const sampled = tracerEnabled && (span === undefined ? tracer !== undefined : span.sampled)
     return new Request({
       method,
       payload,
-      context: {
-        requestId: outer.requestId === "" ? `${prefix}-${(count++).toString(36)}` : outer.requestId,
-        deadline: relay === undefined ? deadline : callersDeadline,
-        priority: options?.priority ?? outer.priority,
-        tenant: options?.tenant ?? outer.tenant,
-        modelId: options?.modelId ?? outer.modelId,
-        sessionId: options?.sessionId ?? outer.sessionId,
-        route: outer.route
-      },
-      deadline,
+      options,
+      outer,
+      deadline: Math.min(callersDeadline, Math.ceil(now + requestTimeout)),
+      streamDeadline: relay === undefined ? undefined : callersDeadline,
       arrivedAt: now,
       relay,
       trace: sampled ? { tracer, parent: span } : undefined,
       answer
     })
   }
-}

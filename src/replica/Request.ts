@@ -2,12 +2,13 @@
  * One request on its way through a deployment.
  *
  * A request is a small state machine, `Queued -> Reserved -> Running -> Settled`, and it is itself the element of the
- * router's queue and of its deadlines: a request that waits costs no object beyond this one.
+ * router's queue and of its deadlines: a request that waits costs no object beyond this one. Its times are milliseconds
+ * since the router started: small integers, which V8 keeps inside the object, and `Date.now()` is not one.
  *
  * @since 0.1.0
  */
 import type { Exit, Fiber, Tracer } from "effect"
-import type { RequestContext } from "../core/RequestContext.ts"
+import type { CallOptions, RequestContext } from "../core/RequestContext.ts"
 import type { Relay } from "./Relay.ts"
 
 /**
@@ -36,7 +37,7 @@ export class Request {
   fiber: Fiber.Fiber<unknown, unknown> | undefined = undefined
   startedAt: number = 0
 
-  /** When the router gives up: `context.deadline`, or sooner while a stream has no first element. */
+  /** When the router gives up. */
   deadline: number
   /** Whether the router watches the deadline. */
   timed: boolean = false
@@ -48,32 +49,58 @@ export class Request {
 
   readonly method: number
   readonly payload: unknown
-  readonly context: RequestContext
+  /** What the caller said about this call. */
+  readonly options: CallOptions | undefined
+  /** The request that the caller serves itself, from which this one inherits. */
+  readonly outer: RequestContext
   readonly arrivedAt: number
+  /** The deadline of a stream once it has an element: when its caller gives up. */
+  readonly streamDeadline: number | undefined
   /** Where the elements of a stream method go. */
   readonly relay: Relay | undefined
   readonly trace: Trace | undefined
   /** Tells the caller how the request ended. Called at most once with effect; later calls are ignored. */
   readonly answer: (exit: Exit.Exit<unknown, unknown>) => void
 
-  constructor(options: {
+  constructor(fields: {
     readonly method: number
     readonly payload: unknown
-    readonly context: RequestContext
-    readonly deadline: number
+    readonly options: CallOptions | undefined
+    readonly outer: RequestContext
     readonly arrivedAt: number
+    readonly deadline: number
+    readonly streamDeadline: number | undefined
     readonly relay: Relay | undefined
     readonly trace: Trace | undefined
     readonly answer: (exit: Exit.Exit<unknown, unknown>) => void
   }) {
-    this.method = options.method
-    this.payload = options.payload
-    this.context = options.context
-    this.deadline = options.deadline
-    this.arrivedAt = options.arrivedAt
-    this.relay = options.relay
-    this.trace = options.trace
-    this.answer = options.answer
+    this.method = fields.method
+    this.payload = fields.payload
+    this.options = fields.options
+    this.outer = fields.outer
+    this.arrivedAt = fields.arrivedAt
+    this.relay = fields.relay
+    this.trace = fields.trace
+    this.answer = fields.answer
+    this.deadline = fields.deadline
+    this.streamDeadline = fields.streamDeadline
+  }
+
+  /**
+   * What the handler reads, with times counted from `origin` turned into times on the clock. Made when the handler
+   * starts and not on arrival, because requests that wait must be small.
+   */
+  contextAs(requestId: string, origin: number): RequestContext {
+    const { options, outer } = this
+    return {
+      requestId,
+      deadline: origin + (this.streamDeadline ?? this.deadline),
+      priority: options?.priority ?? outer.priority,
+      tenant: options?.tenant ?? outer.tenant,
+      modelId: options?.modelId ?? outer.modelId,
+      sessionId: options?.sessionId ?? outer.sessionId,
+      route: outer.route
+    }
   }
 }
 

@@ -93,22 +93,26 @@ interface Place {
 
 /** Starts a router over replicas that are ready. Closing the scope drains it. */
 export const make = Effect.fnUntraced(function* (options: Options): Effect.fn.Return<Router, never, Scope.Scope> {
-  const router = new Router(options, yield* Effect.context())
+  const idPrefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
+  const router = new Router(options, idPrefix, yield* Effect.context())
   yield* router.tally.show
   yield* Effect.addFinalizer(() => router.close)
   return router
 })
 
 export class Router {
-  readonly clock: Clock.Clock
+  /** When the router started, in whole milliseconds on the clock: its own times count from here. */
+  readonly origin: number
   readonly tally: Tally
   private readonly options: Options
+  private readonly clock: Clock.Clock
   private readonly places: ReadonlyArray<Place>
   private readonly queue: AdmissionQueue<Request>
   private readonly running = new AdmissionQueue<Request>(Infinity)
   private readonly balancer: Balancer
   private readonly deadlines: Deadlines<Request>
   private readonly random: Random.Random
+  private readonly idPrefix: string
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
 
@@ -116,13 +120,16 @@ export class Router {
   private maxOngoingRequests: number
   private handingOver = false
   private meanRunTime = FIRST_MEAN
+  private ids = 0
   private timer: Fiber.Fiber<void> | undefined = undefined
   private timerAt = Infinity
   private onIdle: (() => void) | undefined = undefined
 
-  constructor(options: Options, context: Context.Context<never>) {
+  constructor(options: Options, idPrefix: string, context: Context.Context<never>) {
     this.options = options
+    this.idPrefix = idPrefix
     this.clock = Context.get(context, Clock.Clock)
+    this.origin = Math.floor(this.clock.currentTimeMillisUnsafe())
     this.random = Context.get(context, Random.Random)
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
     this.fork = Effect.runForkWith(context)
@@ -141,6 +148,11 @@ export class Router {
       options.methods,
       options.replicas.map(({ id }) => id)
     )
+  }
+
+  /** Milliseconds since `origin`. */
+  get now(): number {
+    return this.clock.currentTimeMillisUnsafe() - this.origin
   }
 
   /** Starts a request, queues it, or answers it with the reason why not. Never waits. */
@@ -177,9 +189,10 @@ export class Router {
 
   /** A stream gave its first element: from now on only its caller's own deadline counts. */
   streaming(request: Request): void {
-    if (request.deadline === request.context.deadline) return
+    const deadline = request.streamDeadline ?? request.deadline
+    if (request.deadline === deadline) return
     this.unwatch(request)
-    request.deadline = request.context.deadline
+    request.deadline = deadline
     this.watch(request)
   }
 
@@ -248,9 +261,9 @@ export class Router {
 
   private start(request: Request, place: number, now: number): void {
     const { replica } = this.reserve(request, place, now)
-    const context = Context.add(replica.context, RequestContext, request.context)
-    const fiber = Effect.runForkWith(context)(
-      request.trace === undefined ? replica.call(request) : this.traced(request, replica)
+    const context = request.contextAs(request.outer.requestId || this.newId(), this.origin)
+    const fiber = Effect.runForkWith(Context.add(replica.context, RequestContext, context))(
+      request.trace === undefined ? replica.call(request) : this.traced(request, context.requestId, replica)
     )
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.ended(request, exit)
@@ -444,21 +457,25 @@ export class Router {
     )
   }
 
-  private traced(request: Request, replica: Replica): Effect.Effect<Option.Option<unknown>, unknown> {
+  private traced(
+    request: Request,
+    requestId: string,
+    replica: Replica
+  ): Effect.Effect<Option.Option<unknown>, unknown> {
     const { parent, tracer } = request.trace!
     const span = Effect.withSpan(
       replica.call(request),
       `${this.options.deployment}.${this.options.methods[request.method]}`,
       {
         ...(parent === undefined ? { root: true } : { parent }),
-        attributes: { replica: replica.id, requestId: request.context.requestId }
+        attributes: { replica: replica.id, requestId }
       }
     )
     return tracer === undefined ? span : Effect.provideService(span, Tracer.Tracer, tracer)
   }
 
-  private get now(): number {
-    return this.clock.currentTimeMillisUnsafe()
+  private newId(): string {
+    return `${this.idPrefix}-${(this.ids++).toString(36)}`
   }
 
   private unavailable(why: "draining" | "noReplicas"): ServeError.ServeError {
