@@ -15,6 +15,7 @@ import {
   Context,
   Duration,
   Effect,
+  Effectable,
   Exit,
   Fiber,
   Option,
@@ -173,18 +174,21 @@ export class Router {
 
   /** Ends a request whose caller left, and waits until its work has stopped. */
   cancel(request: Request): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      if (request.state === "Settled") return Effect.void
-      if (request.state === "Queued") {
-        this.leaveQueue(request, "cancelled")
-        return Effect.void
-      }
-      this.stop(request, "cancelled")
-      return request.fiber === undefined
-        ? // Its handler is starting further down this very stack.
-          Effect.andThen(Effect.yieldNow, this.cancel(request))
-        : Effect.asVoid(Fiber.await(request.fiber))
-    })
+    return new Cancel(this, request)
+  }
+
+  /** What {@link Router.cancel} does when it runs. */
+  cancelNow(request: Request): Effect.Effect<void> {
+    if (request.state === "Settled") return Effect.void
+    if (request.state === "Queued") {
+      this.leaveQueue(request, "cancelled")
+      return Effect.void
+    }
+    this.stop(request, "cancelled")
+    return request.fiber === undefined
+      ? // Its handler is starting further down this very stack.
+        Effect.andThen(Effect.yieldNow, this.cancel(request))
+      : Effect.asVoid(Fiber.await(request.fiber))
   }
 
   /** A stream gave its first element: from now on only its caller's own deadline counts. */
@@ -500,6 +504,22 @@ export class Router {
         retryAfter: Duration.millis(Math.ceil(drainTime * (1 + this.random.nextDoubleUnsafe())))
       })
     )
+  }
+}
+
+// An object and not a closure, which would be three times as large: every request that waits has one.
+class Cancel extends Effectable.Class<void> {
+  private readonly router: Router
+  private readonly request: Request
+
+  constructor(router: Router, request: Request) {
+    super()
+    this.router = router
+    this.request = request
+  }
+
+  override asEffect(): Effect.Effect<void> {
+    return this.router.cancelNow(this.request)
   }
 }
 
