@@ -1,9 +1,10 @@
 /**
  * What a call through a handle costs: with nobody waiting, and with 100, 10,000 and 1,000,000 callers waiting.
  *
- * Uncontended: one caller calls a no-op handler in a loop. Waiting: N callers stand in the queue of one deployment and
- * each comes back as soon as it is answered, so the queue stays N long; the handler only gives up its turn once, which is
- * what makes the others wait.
+ * Uncontended: one caller calls a no-op handler in a loop. Waiting: one request holds the only permit while N callers
+ * join the queue behind it, and then it lets go, and all N are served. What one of them costs is its share of both:
+ * starting the caller and joining, and being handed the permit, run and answered. Both matter: what makes a long queue
+ * expensive is that V8 moves everything that waits out of the young generation, and that happens while callers join.
  */
 import { Deployment } from "effect-serve"
 import { Deferred, Effect, Layer } from "effect"
@@ -11,11 +12,16 @@ import { Rpc } from "effect/rpc"
 import { type Bench, perSecond, ratio } from "./report.ts"
 
 class Noop extends Deployment.Service<Noop>()("Noop", [Rpc.make("run")]) {}
-class Turn extends Deployment.Service<Turn>()("Turn", [Rpc.make("run")]) {}
+class Turn extends Deployment.Service<Turn>()("Turn", [Rpc.make("run"), Rpc.make("hold")]) {}
+
+let gate = Deferred.makeUnsafe<void>()
 
 const Live = Layer.mergeAll(
   Noop.toLayer({ run: () => Effect.void }, { maxOngoingRequests: 64 }),
-  Turn.toLayer({ run: () => Effect.yieldNow }, { maxOngoingRequests: 64, maxQueuedRequests: Infinity })
+  Turn.toLayer(
+    { run: () => Effect.void, hold: () => Deferred.await(gate) },
+    { maxOngoingRequests: 1, maxQueuedRequests: Infinity }
+  )
 )
 
 const uncontended = (calls: number) =>
@@ -26,23 +32,36 @@ const uncontended = (calls: number) =>
     return ((performance.now() - start) * 1e6) / calls
   })
 
-const waiting = (callers: number, calls: number) =>
+const queueOf = (callers: number) =>
   Effect.gen(function* () {
-    const { run } = yield* Turn
-    const done = yield* Deferred.make<number>()
-    const warmUp = callers
-    let served = 0
-    let start = 0
-    const caller = Effect.gen(function* () {
-      while (served < warmUp + calls) {
-        yield* run()
-        if (++served === warmUp) start = performance.now()
-        if (served === warmUp + calls) yield* Deferred.succeed(done, ((performance.now() - start) * 1e6) / calls)
-      }
-    })
-    for (let i = 0; i < callers; i++) yield* Effect.forkScoped(caller)
-    return yield* Deferred.await(done)
+    const { hold, run } = yield* Turn
+    gate = Deferred.makeUnsafe()
+    yield* Effect.forkScoped(hold(), { startImmediately: true })
+    const done = Deferred.makeUnsafe<void>()
+    let left = callers
+    const caller = Effect.flatMap(
+      Effect.suspend(() => run()),
+      () => (--left === 0 ? Deferred.succeed(done, undefined) : Effect.void)
+    )
+    const start = performance.now()
+    for (let i = 0; i < callers; i++) Effect.runFork(caller)
+    const joined = performance.now()
+    yield* Deferred.succeed(gate, undefined)
+    yield* Deferred.await(done)
+    return { join: joined - start, serve: performance.now() - joined }
   }).pipe(Effect.scoped)
+
+const waiting = (name: string, callers: number, requests: number) =>
+  Effect.gen(function* () {
+    let join = 0
+    let serve = 0
+    for (let i = 0; i < requests; i += callers) {
+      const times = yield* queueOf(callers)
+      join += (times.join * 1e6) / requests
+      serve += (times.serve * 1e6) / requests
+    }
+    return { [name]: join + serve, [`${name}, join`]: join, [`${name}, serve`]: serve }
+  })
 
 export const handle: Bench = {
   name: "handle",
@@ -50,9 +69,9 @@ export const handle: Bench = {
   run: Effect.gen(function* () {
     return {
       uncontended: yield* uncontended(500_000),
-      "100 waiting": yield* waiting(100, 300_000),
-      "10,000 waiting": yield* waiting(10_000, 300_000),
-      "1,000,000 waiting": yield* waiting(1_000_000, 1_000_000)
+      ...(yield* waiting("100 waiting", 100, 1_000_000)),
+      ...(yield* waiting("10,000 waiting", 10_000, 1_000_000)),
+      ...(yield* waiting("1,000,000 waiting", 1_000_000, 1_000_000))
     }
   }).pipe(Effect.provide(Live)),
   unit: "ns per call",

@@ -39,7 +39,7 @@ export const report = Effect.fnUntraced(function* (bench: Bench) {
   for (const name of Object.keys(rounds[0]!)) {
     const all = values(name)
     const [median, low, high] = [medianOf(all), Math.min(...all), Math.max(...all)].map((value) => value.toFixed(0))
-    yield* Console.log(`  ${name.padEnd(20)} ${median} (${low} to ${high})`)
+    yield* Console.log(`  ${name.padEnd(24)} ${median} (${low} to ${high})`)
   }
   const verdicts = bench.verdicts((name) => medianOf(values(name)))
   for (const { holds, text } of verdicts) yield* Console.log(`  ${holds ? "holds" : "MISSED"}  ${text}`)
