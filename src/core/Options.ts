@@ -15,7 +15,10 @@ export const CountOrInfinity = Schema.Number.check(
   })
 )
 
+// `Duration.fromInput` takes NaN and an empty array for zero.
 const isDurationInput = (input: unknown): input is Duration.Input =>
+  !Number.isNaN(input) &&
+  !(Array.isArray(input) && input.length !== 2) &&
   Option.exists(Duration.fromInput(input as Duration.Input), Duration.isGreaterThanOrEqualTo(Duration.zero))
 
 /** A duration of at least 0, written in any way that Effect accepts. */

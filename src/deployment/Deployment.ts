@@ -7,35 +7,15 @@
  *
  * @since 0.1.0
  */
-import { Context, Duration, Effect, Exit, type Fiber, Layer, type Scope, Stream } from "effect"
+import { Context, Duration, Effect, Exit, Layer, type Scope, type Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
-import * as RpcSchema from "effect/rpc/RpcSchema"
-import { type CallOptions, RequestContext } from "../core/RequestContext.ts"
+import type * as RpcSchema from "effect/rpc/RpcSchema"
+import type { CallOptions } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import * as LoopReplica from "../replica/LoopReplica.ts"
-import { Relay } from "../replica/Relay.ts"
-import { Request } from "../replica/Request.ts"
 import * as Router from "../routing/Router.ts"
 import { type DeploymentOptions, Options, resolve } from "./DeploymentOptions.ts"
-
-/**
- * What a caller has: one function per method, an `Effect` for a method with one answer and a `Stream` for a
- * streaming one.
- *
- * @category models
- * @since 0.1.0
- */
-export type Handle<Rpcs extends Rpc.Any> = {
-  readonly [Current in Rpcs as Current["_tag"]]: Method<Current>
-}
-
-type Method<Current extends Rpc.Any> =
-  Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
-    ? (payload: Rpc.Payload<Current>, options?: CallOptions) => Stream.Stream<A["Type"], E["Type"] | ServeError>
-    : (
-        payload: Rpc.Payload<Current>,
-        options?: CallOptions
-      ) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError>
+import * as Handle from "./Handle.ts"
 
 /**
  * What an implementation gives: one function per method. A handler may also fail with the `ServeError` of a call that it
@@ -69,9 +49,9 @@ type HandlersServices<H> = {
  */
 export interface Deployment<in out Self, out Name extends string, in out Rpcs extends Rpc.Any> extends Context.Key<
   Self,
-  Handle<Rpcs>
+  Handle.Handle<Rpcs>
 > {
-  new (_: never): Context.ServiceClass.Shape<`effect-serve/${Name}`, Handle<Rpcs>>
+  new (_: never): Context.ServiceClass.Shape<`effect-serve/${Name}`, Handle.Handle<Rpcs>>
 
   readonly deployment: Name
   readonly methods: ReadonlyArray<Rpcs>
@@ -108,6 +88,7 @@ export interface Any<Self = any> extends Context.Key<Self, any> {
   readonly state: Effect.Effect<Router.DeploymentState, never, Self>
 }
 
+export type { Handle } from "./Handle.ts"
 export type { CallOptions, DeploymentOptions }
 export { Options }
 export type DeploymentState = Router.DeploymentState
@@ -149,7 +130,7 @@ export const Service =
   ): Deployment<Self, Name, Rpcs[number]> => {
     const methods = rpcs as unknown as ReadonlyArray<Rpc.AnyWithProps>
     assertContract(name, methods)
-    const key = Context.Service<Self, Handle<Rpcs[number]>>()(`effect-serve/${name}`)
+    const key = Context.Service<Self, Handle.Handle<Rpcs[number]>>()(`effect-serve/${name}`)
     return Object.assign(key, {
       deployment: name,
       methods: rpcs,
@@ -159,7 +140,7 @@ export const Service =
         options?: DeploymentOptions
       ) =>
         Layer.effect(key, start(name, methods, Effect.isEffect(build) ? build : Effect.succeed(build), options ?? {})),
-      state: Effect.flatMap(key, stateOf)
+      state: Effect.flatMap(key, Handle.stateOf)
     }) as unknown as Deployment<Self, Name, Rpcs[number]>
   }
 
@@ -197,7 +178,7 @@ const start = Effect.fnUntraced(function* <E, R>(
     maxQueuedRequests: options.maxQueuedRequests,
     gracefulShutdownTimeout: options.gracefulShutdownTimeout
   })
-  return makeHandle(methods, router, Duration.toMillis(options.requestTimeout))
+  return Handle.make(methods, router, Duration.toMillis(options.requestTimeout))
 })
 
 const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) =>
@@ -226,94 +207,3 @@ const startReplicas = Effect.fnUntraced(function* <E, R>(
   if (replicas.length === 0 && failure !== undefined) return yield* Effect.failCause(failure.cause)
   return replicas
 })
-
-const routers = new WeakMap<object, Router.Router>()
-
-const stateOf = (handle: object): Effect.Effect<DeploymentState> => {
-  const router = routers.get(handle)
-  return router === undefined
-    ? Effect.die(new Error("This handle was not made by toLayer, so it has no state"))
-    : Effect.sync(() => router.state)
-}
-
-/** Whether a handle can take requests; one that was not made by `toLayer` always can. */
-export const isReady = (handle: object): boolean => {
-  const state = routers.get(handle)?.state
-  return state === undefined || (state.status === "Ready" && state.replicas.length > 0)
-}
-
-const makeHandle = (methods: ReadonlyArray<Rpc.AnyWithProps>, router: Router.Router, requestTimeout: number): any => {
-  const newRequest = requestFactory(router, requestTimeout)
-  const handle = Object.fromEntries(
-    methods.map((rpc, method) => [
-      rpc._tag,
-      RpcSchema.isStreamSchema(rpc.successSchema)
-        ? streamMethod(router, newRequest, method)
-        : unaryMethod(router, newRequest, method)
-    ])
-  )
-  routers.set(handle, router)
-  return handle
-}
-
-const unaryMethod =
-  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
-    Effect.withFiber((caller) =>
-      Effect.callback<unknown, unknown>((resume) => {
-        const request = newRequest(caller, method, payload, options, resume)
-        router.submit(request)
-        return request.state === "Settled" ? undefined : router.cancel(request)
-      })
-    )
-
-const streamMethod =
-  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
-    Stream.unwrap(
-      Effect.map(
-        Effect.acquireRelease(
-          Effect.withFiber((caller) =>
-            Effect.sync(() => {
-              const relay: Relay = new Relay(() => router.streaming(request))
-              const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
-              router.submit(request)
-              return { relay, request }
-            })
-          ),
-          ({ request }) => router.cancel(request)
-        ),
-        ({ relay }) => Stream.fromPull(Effect.succeed(relay.pull))
-      )
-    )
-
-type NewRequest = ReturnType<typeof requestFactory>
-
-const requestFactory =
-  (router: Router.Router, requestTimeout: number) =>
-  (
-    caller: Fiber.Fiber<unknown, unknown>,
-    method: number,
-    payload: unknown,
-    options: CallOptions | undefined,
-    answer: Request["answer"],
-    relay?: Relay
-  ): Request => {
-    const now = router.now
-    const outer = caller.getRef(RequestContext)
-    const timeout =
-      options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
-    const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + timeout))
-    const { span, tracer, tracerEnabled } = caller.cache
-    const sampled = tracerEnabled && (span === undefined ? tracer !== undefined : span.sampled)
-    return new Request({
-      method,
-      payload,
-      options,
-      outer,
-      deadline: Math.min(callersDeadline, Math.ceil(now + requestTimeout)),
-      streamDeadline: relay === undefined ? undefined : callersDeadline,
-      arrivedAt: now,
-      relay,
-      trace: sampled ? { tracer, parent: span } : undefined,
-      answer
-    })
-  }

@@ -52,4 +52,5 @@ const fromConfig = Effect.fnUntraced(function* (deployment: string) {
   return found
 })
 
-const numberOrText = (text: string): string | number => (Number.isNaN(Number(text)) ? text : Number(text))
+const numberOrText = (text: string): string | number =>
+  text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text)

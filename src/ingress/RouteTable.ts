@@ -7,7 +7,8 @@ import { Context, Effect, Schema, SchemaIssue } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
 import * as SchemaParser from "effect/SchemaParser"
-import * as Deployment from "../deployment/Deployment.ts"
+import type * as Deployment from "../deployment/Deployment.ts"
+import * as Handle from "../deployment/Handle.ts"
 import * as Status from "./Status.ts"
 
 /**
@@ -82,7 +83,7 @@ export const make = Effect.fnUntraced(function* <R extends Routes>(routes: R) {
         : `Deployment "${nearest[1].deployment}" has no such method. ` +
             `Its methods are: ${nearest[1].methods.map(({ _tag }) => _tag).join(", ")}`
     },
-    isReady: () => handles.every(Deployment.isReady)
+    isReady: () => handles.every(Handle.isReady)
   }
   return table
 })

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, Exit, Schedule, Scope, Semaphore, Stream } from "effect"
+import { Context, Effect, Exit, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
 
@@ -54,8 +54,9 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>({
   readonly build: Effect.Effect<Handlers, E, R>
 }) {
   const handlers = yield* build
-  // A handler gets the services its builder had, except the replica's scope: what it opens there would never close.
-  const context = Context.omit(Scope.Scope)(yield* Effect.context<R>())
+  // A handler gets the services its builder had, except the replica's scope, in which what it opens would pile up, and
+  // the span of the start.
+  const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<R>())
   const semaphore = yield* Semaphore.make(permits)
   const withPermit = semaphore.withPermitsIfAvailable(1)
 

@@ -44,6 +44,8 @@ export class Request {
   laterDeadline: Request | undefined = undefined
   earlierDeadline: Request | undefined = undefined
 
+  /** Its number among the requests of its router. */
+  turn: number = 0
   ahead: Request | undefined = undefined
   behind: Request | undefined = undefined
 
@@ -105,7 +107,7 @@ export class Request {
 }
 
 /**
- * The caller's trace, present only while a tracer samples it.
+ * The caller's trace, present only while there is one.
  *
  * @category models
  * @since 0.1.0

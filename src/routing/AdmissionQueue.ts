@@ -14,6 +14,8 @@
  * @since 0.1.0
  */
 export interface Waiter<Self> {
+  /** Grows from one waiter to the next. */
+  turn: number
   ahead: Self | undefined
   behind: Self | undefined
 }
@@ -55,12 +57,20 @@ export class AdmissionQueue<A extends Waiter<A>> {
     return waiter
   }
 
-  /** Gives a waiter its turn back, in front of everyone; the bound doesn't apply to one that was already admitted. */
+  /**
+   * Gives a waiter its turn back, before all that came later; the bound doesn't apply to one that was already admitted.
+   * O(1) but for the others whose turn came with it and was given back too.
+   */
   restore(waiter: A): void {
-    waiter.behind = this.first
-    if (this.first === undefined) this.last = waiter
-    else this.first.ahead = waiter
-    this.first = waiter
+    let behind = this.first
+    while (behind !== undefined && behind.turn < waiter.turn) behind = behind.behind
+    const ahead = behind === undefined ? this.last : behind.ahead
+    waiter.ahead = ahead
+    waiter.behind = behind
+    if (ahead === undefined) this.first = waiter
+    else ahead.behind = waiter
+    if (behind === undefined) this.last = waiter
+    else behind.ahead = waiter
     this.length++
   }
 

@@ -29,9 +29,9 @@ import * as ServeError from "../core/ServeError.ts"
 import type { Replica } from "../replica/Replica.ts"
 import type { Request, StopReason } from "../replica/Request.ts"
 import { AdmissionQueue } from "./AdmissionQueue.ts"
-import { Balancer } from "./Balancer.ts"
-import { Deadlines } from "./Deadlines.ts"
-import { type Outcome, Tally } from "./Tally.ts"
+import { Alarm } from "./Alarm.ts"
+import { Places } from "./Places.ts"
+import { type Counts, type Outcome, Tally } from "./Tally.ts"
 
 /** Requests handed over in one go before other fibers get a turn. */
 const HANDOVERS_PER_TURN = 256
@@ -46,7 +46,7 @@ const FIRST_MEAN = 1000
  * @category models
  * @since 0.1.0
  */
-export interface DeploymentState {
+export interface DeploymentState extends Counts {
   readonly deployment: string
   readonly status: "Ready" | "Draining" | "Stopped"
   readonly replicas: ReadonlyArray<{
@@ -59,12 +59,6 @@ export interface DeploymentState {
   /** Requests that wait for a permit. */
   readonly queued: number
   readonly maxQueuedRequests: number
-  readonly accepted: number
-  readonly rejected: number
-  readonly completed: number
-  readonly failed: number
-  readonly cancelled: number
-  readonly expired: number
 }
 
 /**
@@ -82,16 +76,6 @@ export interface Options {
   readonly gracefulShutdownTimeout: Duration.Duration
 }
 
-/** A replica in the view of this router. */
-interface Place {
-  readonly replica: Replica
-  ongoing: number
-  /** Requests of ours that may run there: its permits, or fewer while others hold them. */
-  limit: number
-  /** Waits for a permit that another router holds. */
-  waiting: Fiber.Fiber<void> | undefined
-}
-
 /** Starts a router over replicas that are ready. Closing the scope drains it. */
 export const make = Effect.fnUntraced(function* (options: Options): Effect.fn.Return<Router, never, Scope.Scope> {
   const idPrefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
@@ -107,23 +91,20 @@ export class Router {
   readonly tally: Tally
   private readonly options: Options
   private readonly clock: Clock.Clock
-  private readonly places: ReadonlyArray<Place>
+  private readonly places: Places
   private readonly queue: AdmissionQueue<Request>
   private readonly running = new AdmissionQueue<Request>(Infinity)
-  private readonly balancer: Balancer
-  private readonly deadlines: Deadlines<Request>
+  private readonly alarm: Alarm<Request>
   private readonly random: Random.Random
   private readonly idPrefix: string
   private readonly dispatcher: Scheduler.SchedulerDispatcher
   private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
 
   private status: DeploymentState["status"] = "Ready"
-  private maxOngoingRequests: number
   private handingOver = false
   private meanRunTime = FIRST_MEAN
   private ids = 0
-  private timer: Fiber.Fiber<void> | undefined = undefined
-  private timerAt = Infinity
+  private turns = 0
   private onIdle: (() => void) | undefined = undefined
 
   constructor(options: Options, idPrefix: string, context: Context.Context<never>) {
@@ -134,16 +115,13 @@ export class Router {
     this.random = Context.get(context, Random.Random)
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
     this.fork = Effect.runForkWith(context)
-    this.maxOngoingRequests = options.maxOngoingRequests
-    this.places = options.replicas.map((replica) => ({
-      replica,
-      ongoing: 0,
-      limit: options.maxOngoingRequests,
-      waiting: undefined
-    }))
+    this.places = new Places(options.replicas, options.maxOngoingRequests, () => this.random.nextDoubleUnsafe())
     this.queue = new AdmissionQueue(options.maxQueuedRequests)
-    this.balancer = new Balancer(this.places, () => this.random.nextDoubleUnsafe())
-    this.deadlines = new Deadlines(this.now)
+    this.alarm = new Alarm({
+      now: () => this.now,
+      after: (delay, effect) => this.fork(Effect.andThen(this.clock.sleep(delay), effect)),
+      strike: (request) => this.expire(request)
+    })
     this.tally = new Tally(
       options.deployment,
       options.methods,
@@ -159,9 +137,10 @@ export class Router {
   /** Starts a request, queues it, or answers it with the reason why not. Never waits. */
   submit(request: Request): void {
     if (this.status !== "Ready") return this.refuse(request, this.unavailable("draining"))
-    if (this.places.length === 0) return this.refuse(request, this.unavailable("noReplicas"))
+    if (this.places.size === 0) return this.refuse(request, this.unavailable("noReplicas"))
     if (request.deadline <= request.arrivedAt) return this.refuse(request, this.deadlineExceeded("admission"))
-    const place = this.queue.size === 0 ? this.balancer.choose() : -1
+    request.turn = this.turns++
+    const place = this.queue.size === 0 ? this.places.choose() : -1
     if (place !== -1) {
       this.tally.accept(request.method)
       return this.start(request, place, request.arrivedAt)
@@ -169,7 +148,7 @@ export class Router {
     if (!this.queue.offer(request)) return this.refuse(request, this.queueFull())
     this.tally.accept(request.method)
     this.tally.enqueue(request.method)
-    this.watch(request)
+    this.alarm.watch(request)
   }
 
   /** Ends a request whose caller left, and waits until its work has stopped. */
@@ -195,45 +174,28 @@ export class Router {
   streaming(request: Request): void {
     const deadline = request.streamDeadline ?? request.deadline
     if (request.deadline === deadline) return
-    this.unwatch(request)
+    this.alarm.unwatch(request)
     request.deadline = deadline
-    this.watch(request)
+    this.alarm.watch(request)
   }
 
   /** Changes the permits of every replica; a lower number takes effect as requests end. */
   resize(maxOngoingRequests: number): Effect.Effect<void> {
-    return Effect.forEach(
-      this.places,
-      (place, i) =>
-        Effect.andThen(
-          Effect.sync(() => {
-            this.maxOngoingRequests = maxOngoingRequests
-            this.limit(i, maxOngoingRequests)
-          }),
-          place.replica.resize(maxOngoingRequests)
-        ),
-      { discard: true }
-    ).pipe(Effect.andThen(Effect.sync(() => this.handOver())))
+    return Effect.andThen(
+      this.places.resize(maxOngoingRequests),
+      Effect.sync(() => this.handOver())
+    )
   }
 
   get state(): DeploymentState {
     return {
       deployment: this.options.deployment,
       status: this.status,
-      replicas: this.places.map(({ ongoing, replica }) => ({
-        id: replica.id,
-        running: ongoing,
-        maxOngoingRequests: this.maxOngoingRequests
-      })),
+      replicas: this.places.state,
       running: this.running.size,
       queued: this.queue.size,
       maxQueuedRequests: this.queue.maxSize,
-      accepted: this.tally.accepted,
-      rejected: this.tally.rejected,
-      completed: this.tally.total("completed"),
-      failed: this.tally.total("failed"),
-      cancelled: this.tally.total("cancelled"),
-      expired: this.tally.total("expired")
+      ...this.tally.counts
     }
   }
 
@@ -256,15 +218,15 @@ export class Router {
       Effect.andThen(
         Effect.sync(() => {
           this.status = "Stopped"
-          this.timer?.interruptUnsafe()
-          for (const place of this.places) place.waiting?.interruptUnsafe()
+          this.alarm.close()
+          this.places.close()
         })
       )
     )
   }
 
   private start(request: Request, place: number, now: number): void {
-    const { replica } = this.reserve(request, place, now)
+    const replica = this.reserve(request, place, now)
     const context = request.contextAs(request.outer.requestId || this.newId(), this.origin)
     const fiber = Effect.runForkWith(Context.add(replica.context, RequestContext, context))(
       request.trace === undefined ? replica.call(request) : this.traced(request, context.requestId, replica)
@@ -273,7 +235,7 @@ export class Router {
     if (exit !== undefined) return this.ended(request, exit)
     request.fiber = fiber
     fiber.addObserver((exit) => this.ended(request, exit))
-    if (request.stopping === undefined) this.watch(request)
+    if (request.stopping === undefined) this.alarm.watch(request)
     else fiber.interruptUnsafe()
   }
 
@@ -303,7 +265,7 @@ export class Router {
           this.dispatcher.scheduleTask(() => this.handOver(), 0)
           return
         }
-        const place = this.balancer.choose()
+        const place = this.places.choose()
         if (place === -1) return
         const request = this.queue.next()!
         const now = this.now
@@ -322,51 +284,31 @@ export class Router {
     request.fiber = undefined
     this.queue.restore(request)
     this.tally.enqueue(request.method)
-    this.awaitPermit(place)
+    this.alarm.watch(request)
+    this.places.block(place, this.fork, () => this.handOver())
   }
 
-  // Another router holds the permits: what we run there is all we may run there, until one comes free.
-  private awaitPermit(index: number): void {
-    const place = this.places[index]!
-    this.limit(index, place.ongoing)
-    if (place.waiting !== undefined) return
-    const waiting = this.fork(
-      Effect.andThen(
-        place.replica.whenFree,
-        Effect.sync(() => {
-          place.waiting = undefined
-          this.limit(index, this.maxOngoingRequests)
-          this.handOver()
-        })
-      )
-    )
-    if (waiting.pollUnsafe() === undefined) place.waiting = waiting
-  }
-
-  private reserve(request: Request, index: number, now: number): Place {
-    const place = this.places[index]!
-    place.ongoing++
-    this.balancer.update(index)
+  private reserve(request: Request, place: number, now: number): Replica {
+    this.places.reserve(place)
     this.running.offer(request)
-    this.tally.reserve(request.method, index, now - request.arrivedAt)
+    this.tally.reserve(request.method, place, now - request.arrivedAt)
     request.state = "Reserved"
-    request.place = index
+    request.place = place
     request.startedAt = now
-    return place
+    return this.places.replica(place)
   }
 
   private release(request: Request, now: number): number {
-    const index = request.place
-    this.places[index]!.ongoing--
-    this.limit(index, this.maxOngoingRequests)
+    const { place } = request
+    this.places.release(place)
     this.running.cancel(request)
-    this.tally.release(request.method, index, now - request.startedAt)
-    return index
+    this.tally.release(request.method, place, now - request.startedAt)
+    return place
   }
 
   private settle(request: Request, outcome: Outcome): void {
     request.state = "Settled"
-    this.unwatch(request)
+    this.alarm.unwatch(request)
     this.tally.settle(request.method, request.place, outcome)
     if (this.onIdle !== undefined && this.running.size === 0 && this.queue.size === 0) this.onIdle()
   }
@@ -383,7 +325,6 @@ export class Router {
   }
 
   private expire(request: Request): void {
-    request.timed = false
     if (request.state === "Queued") {
       this.queue.cancel(request)
       this.tally.dequeue(request.method)
@@ -414,7 +355,7 @@ export class Router {
     for (const request of Array.from(this.running)) {
       const started = request.state === "Running"
       this.stop(request, "lost")
-      const replica = this.places[request.place]!.replica.id
+      const replica = this.places.replica(request.place).id
       request.answer(Exit.fail(fail(new ServeError.ReplicaLost({ replica, started }))))
     }
   }
@@ -426,55 +367,14 @@ export class Router {
     })
   }
 
-  private limit(index: number, permits: number): void {
-    this.places[index]!.limit = permits
-    this.balancer.update(index)
-  }
-
-  private watch(request: Request): void {
-    if (request.timed || request.deadline === Infinity) return
-    request.timed = true
-    this.deadlines.add(request)
-    this.wakeAt(request.deadline)
-  }
-
-  private unwatch(request: Request): void {
-    if (!request.timed) return
-    request.timed = false
-    this.deadlines.remove(request)
-  }
-
-  private wakeAt(time: number): void {
-    if (time >= this.timerAt) return
-    this.timerAt = time
-    this.timer?.interruptUnsafe()
-    this.timer = this.fork(
-      Effect.andThen(
-        this.clock.sleep(Duration.millis(Math.max(time - this.now, 1))),
-        Effect.sync(() => {
-          this.timer = undefined
-          this.timerAt = Infinity
-          this.deadlines.advance(this.now, (request) => this.expire(request))
-          this.wakeAt(this.deadlines.next)
-        })
-      )
-    )
-  }
-
-  private traced(
-    request: Request,
-    requestId: string,
-    replica: Replica
-  ): Effect.Effect<Option.Option<unknown>, unknown> {
+  private traced(request: Request, requestId: string, replica: Replica): ReturnType<Replica["call"]> {
     const { parent, tracer } = request.trace!
-    const span = Effect.withSpan(
-      replica.call(request),
-      `${this.options.deployment}.${this.options.methods[request.method]}`,
-      {
-        ...(parent === undefined ? { root: true } : { parent }),
-        attributes: { replica: replica.id, requestId }
-      }
-    )
+    const work = replica.call(request)
+    if (parent?.sampled === false) return Effect.provideService(work, Tracer.ParentSpan, parent)
+    const span = Effect.withSpan(work, `${this.options.deployment}.${this.options.methods[request.method]}`, {
+      ...(parent === undefined ? { root: true } : { parent }),
+      attributes: { replica: replica.id, requestId }
+    })
     return tracer === undefined ? span : Effect.provideService(span, Tracer.Tracer, tracer)
   }
 
@@ -491,7 +391,7 @@ export class Router {
   }
 
   private queueFull(): ServeError.ServeError {
-    const permits = this.places.length * this.maxOngoingRequests
+    const { permits } = this.places
     // Jitter of up to as much again, so that callers refused together don't come back together.
     const drainTime = ((this.queue.size + 1) * this.meanRunTime) / permits
     return fail(

@@ -13,7 +13,20 @@ import type { Reason } from "../core/ServeError.ts"
  * @category models
  * @since 0.1.0
  */
-export type Outcome = "completed" | "failed" | "cancelled" | "expired"
+export type Outcome = (typeof outcomes)[number]
+
+const outcomes = ["completed", "failed", "cancelled", "expired"] as const
+
+/**
+ * Requests since the start: those that arrived, and those that were accepted and have ended.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Counts extends Readonly<Record<Outcome, number>> {
+  readonly accepted: number
+  readonly rejected: number
+}
 
 /** What happened before a replica had the request. */
 interface Arrivals {
@@ -94,18 +107,14 @@ export class Tally {
     this.runs[place + 1]![method]![outcome]++
   }
 
-  total(outcome: Outcome): number {
-    return this.runs.reduce((sum, methods) => methods.reduce((sum, runs) => sum + runs[outcome], sum), 0)
-  }
-
-  get accepted(): number {
-    return this.arrivals.reduce((sum, { accepted }) => sum + accepted, 0)
-  }
-
-  get rejected(): number {
-    let sum = 0
-    for (const { rejected } of this.arrivals) for (const count of rejected.values()) sum += count
-    return sum
+  get counts(): Counts {
+    const counts = { accepted: 0, rejected: 0, completed: 0, failed: 0, cancelled: 0, expired: 0 }
+    for (const { accepted, rejected } of this.arrivals) {
+      counts.accepted += accepted
+      for (const count of rejected.values()) counts.rejected += count
+    }
+    for (const runs of this.runs.flat()) for (const outcome of outcomes) counts[outcome] += runs[outcome]
+    return counts
   }
 
   /** Shows all counts in the `Metric` registry until the scope closes. */

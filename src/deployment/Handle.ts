@@ -1,0 +1,128 @@
+/**
+ * The handle of a deployment: the functions through which it is called.
+ *
+ * A handle turns a call into a request, which takes what it inherits from the fiber that calls, gives it to the router, and
+ * parks the caller until the router answers.
+ *
+ * @since 0.1.0
+ */
+import { Duration, Effect, type Fiber, Stream } from "effect"
+import type * as Rpc from "effect/rpc/Rpc"
+import * as RpcSchema from "effect/rpc/RpcSchema"
+import { type CallOptions, RequestContext } from "../core/RequestContext.ts"
+import type { ServeError } from "../core/ServeError.ts"
+import { Relay } from "../replica/Relay.ts"
+import { Request } from "../replica/Request.ts"
+import type * as Router from "../routing/Router.ts"
+
+/**
+ * What a caller has: one function per method, an `Effect` for a method with one answer and a `Stream` for a
+ * streaming one.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Handle<Rpcs extends Rpc.Any> = {
+  readonly [Current in Rpcs as Current["_tag"]]: Method<Current>
+}
+
+type Method<Current extends Rpc.Any> =
+  Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
+    ? (payload: Rpc.Payload<Current>, options?: CallOptions) => Stream.Stream<A["Type"], E["Type"] | ServeError>
+    : (
+        payload: Rpc.Payload<Current>,
+        options?: CallOptions
+      ) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError>
+
+const routers = new WeakMap<object, Router.Router>()
+
+/** The state of a deployment, from its handle. Dies for a handle that `toLayer` did not make, such as a test double. */
+export const stateOf = (handle: object): Effect.Effect<Router.DeploymentState> => {
+  const router = routers.get(handle)
+  return router === undefined
+    ? Effect.die(new Error("This handle was not made by toLayer, so it has no state"))
+    : Effect.sync(() => router.state)
+}
+
+/** Whether a handle can take requests; one that was not made by `toLayer` always can. */
+export const isReady = (handle: object): boolean => {
+  const state = routers.get(handle)?.state
+  return state === undefined || (state.status === "Ready" && state.replicas.length > 0)
+}
+
+/** Makes the handle of a deployment: its methods, which submit requests to the router. */
+export const make = (methods: ReadonlyArray<Rpc.AnyWithProps>, router: Router.Router, requestTimeout: number): any => {
+  const newRequest = requestFactory(router, requestTimeout)
+  const handle = Object.fromEntries(
+    methods.map((rpc, method) => [
+      rpc._tag,
+      RpcSchema.isStreamSchema(rpc.successSchema)
+        ? streamMethod(router, newRequest, method)
+        : unaryMethod(router, newRequest, method)
+    ])
+  )
+  routers.set(handle, router)
+  return handle
+}
+
+const unaryMethod =
+  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
+    Effect.withFiber((caller) =>
+      Effect.callback<unknown, unknown>((resume) => {
+        const request = newRequest(caller, method, payload, options, resume)
+        router.submit(request)
+        return request.state === "Settled" ? undefined : router.cancel(request)
+      })
+    )
+
+const streamMethod =
+  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
+    Stream.unwrap(
+      Effect.map(
+        Effect.acquireRelease(
+          Effect.withFiber((caller) =>
+            Effect.sync(() => {
+              const relay: Relay = new Relay(() => router.streaming(request))
+              const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
+              router.submit(request)
+              return { relay, request }
+            })
+          ),
+          ({ request }) => router.cancel(request)
+        ),
+        ({ relay }) => Stream.fromPull(Effect.succeed(relay.pull))
+      )
+    )
+
+type NewRequest = ReturnType<typeof requestFactory>
+
+const requestFactory =
+  (router: Router.Router, requestTimeout: number) =>
+  (
+    caller: Fiber.Fiber<unknown, unknown>,
+    method: number,
+    payload: unknown,
+    options: CallOptions | undefined,
+    answer: Request["answer"],
+    relay?: Relay
+  ): Request => {
+    const now = router.now
+    const outer = caller.getRef(RequestContext)
+    const timeout =
+      options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
+    const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + timeout))
+    const { span, tracer, tracerEnabled } = caller.cache
+    const traced = tracerEnabled && (span !== undefined || tracer !== undefined)
+    return new Request({
+      method,
+      payload,
+      options,
+      outer,
+      deadline: Math.min(callersDeadline, Math.ceil(now + requestTimeout)),
+      streamDeadline: relay === undefined ? undefined : callersDeadline,
+      arrivedAt: now,
+      relay,
+      trace: traced ? { tracer, parent: span } : undefined,
+      answer
+    })
+  }
