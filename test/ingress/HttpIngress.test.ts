@@ -106,6 +106,9 @@ const post = (path: string, body: unknown, headers: Record<string, string> = {})
     body: typeof body === "string" ? body : JSON.stringify(body)
   })
 
+const idOf = (headers: Record<string, string>) =>
+  Effect.map(post("/lab/ping", "", headers), (_) => _.headers.get("x-request-id")!)
+
 /** Sends bytes as they are, and returns all that comes back until the server closes the connection. */
 const sendRaw = (bytes: string) =>
   Effect.flatMap(HttpIngress.Address, ({ port }) =>
@@ -155,8 +158,6 @@ for (const [name, ingress] of [
     live(
       "echoes a request id, and makes one when there is none or it is unfit to be logged",
       Effect.fnUntraced(function* () {
-        const idOf = (headers: Record<string, string>) =>
-          Effect.map(post("/lab/ping", "", headers), (_) => _.headers.get("x-request-id")!)
         assert.strictEqual(yield* idOf({ "x-request-id": "abc-1" }), "abc-1")
         const made = [
           yield* idOf({}),
@@ -375,17 +376,18 @@ const untilCounted = (route: string, status: string) =>
       )
   })
 
-describe("HttpIngress.layerNode", () => {
-  const start = (Ingress: Layer.Layer<HttpIngress.Address, unknown, Lab | Inner>) =>
-    Effect.gen(function* () {
-      const scope = yield* Scope.make()
-      const context = yield* Layer.buildWithScope(
-        Ingress.pipe(Layer.provideMerge(Deployments), Layer.provideMerge(Quiet)),
-        scope
-      )
-      return { context, stop: Scope.close(scope, yield* Effect.exit(Effect.void)) }
-    })
+/** Starts a server that a test stops itself. */
+const start = (Ingress: Layer.Layer<HttpIngress.Address, unknown, Lab | Inner>) =>
+  Effect.gen(function* () {
+    const scope = yield* Scope.make()
+    const context = yield* Layer.buildWithScope(
+      Ingress.pipe(Layer.provideMerge(Deployments), Layer.provideMerge(Quiet)),
+      scope
+    )
+    return { context, stop: Scope.close(scope, yield* Effect.exit(Effect.void)) }
+  })
 
+describe("HttpIngress.layerNode", () => {
   it.live("lets a running request finish at shutdown, refuses new ones meanwhile, and says so to health checks", () =>
     Effect.gen(function* () {
       const { context, stop } = yield* start(onNode)
