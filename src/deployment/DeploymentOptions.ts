@@ -38,7 +38,9 @@ export type DeploymentOptions = typeof Options.Encoded
 /** Resolves the options of a deployment. Dies, naming the option, when a value is out of range. */
 export const resolve = Effect.fnUntraced(function* (deployment: string, written: DeploymentOptions) {
   const configured = yield* fromConfig(deployment)
-  return yield* decode(Options, { ...written, ...configured }, `deployment "${deployment}"`)
+  const names = Object.keys(configured).map((option) => `serve.${deployment}.${option}`)
+  const source = names.length === 0 ? "" : ` (from the ConfigProvider: ${names.join(", ")})`
+  return yield* decode(Options, { ...written, ...configured }, `deployment "${deployment}"${source}`)
 })
 
 const fromConfig = Effect.fnUntraced(function* (deployment: string) {

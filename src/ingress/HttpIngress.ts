@@ -7,14 +7,7 @@
  * @since 0.1.0
  */
 import { ByteSize, Context, Duration, Effect, Layer, Schema, type Scope } from "effect"
-import {
-  HttpIncomingMessage,
-  HttpRouter,
-  type HttpServer,
-  type HttpServerError,
-  HttpServerRequest,
-  HttpServerResponse
-} from "effect/http"
+import { HttpIncomingMessage, HttpRouter, type HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
 import * as Metrics from "../core/Metrics.ts"
 import { count, decode, orElse, Time } from "../core/Options.ts"
 import * as Exchange from "./Exchange.ts"
@@ -22,6 +15,7 @@ import * as NodeServer from "./NodeServer.ts"
 import * as RouteTable from "./RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "./Status.ts"
 
+export { ListenFailed } from "./NodeServer.ts"
 export type { Routes, Services } from "./RouteTable.ts"
 
 /**
@@ -81,7 +75,7 @@ export class Address extends Context.Service<
 /**
  * Serves deployments on a `node:http` server of its own.
  *
- * Fails with `ServeError` of `effect/http` when it can't listen, and dies when an option or a route is invalid. When the
+ * Fails with `ListenFailed` when the port is taken or the address is not the machine's, and dies when an option or a route is invalid. When the
  * scope closes, `/-/healthz` answers 503, new requests are refused, and open ones get `gracefulShutdownTimeout`.
  *
  * @example
@@ -109,7 +103,7 @@ export class Address extends Context.Service<
 export const layerNode = <const R extends RouteTable.Routes>(
   routes: R,
   options: typeof NodeOptions.Encoded = {}
-): Layer.Layer<Address, HttpServerError.ServeError, RouteTable.Services<R>> =>
+): Layer.Layer<Address, NodeServer.ListenFailed, RouteTable.Services<R>> =>
   Layer.effect(Address)(
     Effect.gen(function* () {
       const bounds = yield* decode(NodeOptions, options, "HttpIngress.layerNode")

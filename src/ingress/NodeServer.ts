@@ -6,8 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, type Fiber, type Scope } from "effect"
-import { HttpServerError } from "effect/http"
+import { Duration, Effect, type Fiber, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import type { AddressInfo } from "node:net"
 import type { Exchange, Reply } from "./Exchange.ts"
@@ -31,12 +30,27 @@ export interface Bounds {
   readonly gracefulShutdownTimeout: Duration.Duration
 }
 
+/**
+ * The server could not listen, as when another program has the port.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class ListenFailed extends Schema.TaggedError<ListenFailed>("effect-serve/HttpIngress/ListenFailed")(
+  "ListenFailed",
+  { host: Schema.String, port: Schema.Int, description: Schema.String }
+) {
+  override get message(): string {
+    return `Can't listen on ${this.host}:${this.port} (${this.description}). Choose another port or host, or 0 for a free port.`
+  }
+}
+
 /** Serves until the scope closes; then lets open requests finish and closes all connections. Returns its address. */
 export const serve = Effect.fnUntraced(function* (
   exchange: Exchange,
   bounds: Bounds,
   count: (route: string, status: number) => void
-): Effect.fn.Return<AddressInfo, HttpServerError.ServeError, Scope.Scope> {
+): Effect.fn.Return<AddressInfo, ListenFailed, Scope.Scope> {
   const open = new OpenRequests()
   const onRequest = listener(exchange, bounds.maxBodySize, open, count)
   const server = Http.createServer({
@@ -59,8 +73,8 @@ export const serve = Effect.fnUntraced(function* (
 })
 
 const listen = (server: Http.Server, { host, port }: Bounds) =>
-  Effect.callback<void, HttpServerError.ServeError>((resume) => {
-    const onError = (cause: Error) => resume(Effect.fail(new HttpServerError.ServeError({ cause })))
+  Effect.callback<void, ListenFailed>((resume) => {
+    const onError = ({ message }: Error) => resume(Effect.fail(new ListenFailed({ host, port, description: message })))
     server.once("error", onError)
     server.listen(port, host, () => {
       server.off("error", onError)
