@@ -121,10 +121,12 @@ const sendRaw = (bytes: string) =>
     })
   )
 
-for (const [name, ingress] of [
-  ["layerNode", onNode],
-  ["layer", onServer]
-] as const) {
+const servers: Record<string, Layer.Layer<HttpIngress.Address, unknown, Lab | Inner>> = {
+  layerNode: onNode,
+  layer: onServer
+}
+
+for (const [name, ingress] of Object.entries(servers)) {
   const App = ingress.pipe(Layer.provideMerge(Deployments), Layer.provideMerge(Quiet))
   const live = <E>(sentence: string, effect: () => Effect.Effect<void, E, Layer.Success<typeof App> | Scope.Scope>) =>
     it.live(sentence, () => effect().pipe(Effect.provide(App), Effect.scoped), 10_000)
@@ -453,6 +455,7 @@ describe("HttpIngress.layerNode", () => {
       const { context, stop } = yield* start(onNode)
       const { port } = Context.get(context, HttpIngress.Address)
       const second = yield* Effect.exit(Effect.scoped(start(HttpIngress.layerNode(routes, { port }))))
+      assert.include(String(second), `Can't listen on 127.0.0.1:${port}`)
       assert.include(String(second), "EADDRINUSE")
       yield* stop
     })
