@@ -51,7 +51,7 @@ export const NodeOptions = Schema.Struct({
   headersTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10)))),
   /** Time in which the headers and the body must be there. Default `"30 seconds"`. */
   receiveTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(30)))),
-  /** Time that a connection may be idle between two requests. Default `"60 seconds"`. */
+  /** Time that a connection may be idle between two requests, or before it takes more of an answer. Default `"60 seconds"`. */
   idleTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(60)))),
   /** Time that open requests get to finish at shutdown. Default `"20 seconds"`. */
   gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))

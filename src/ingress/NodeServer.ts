@@ -52,7 +52,7 @@ export const serve = Effect.fnUntraced(function* (
   count: (route: string, status: number) => void
 ): Effect.fn.Return<AddressInfo, ListenFailed, Scope.Scope> {
   const open = new OpenRequests()
-  const onRequest = listener(exchange, bounds.maxBodySize, open, count)
+  const onRequest = listener(exchange, bounds, open, count)
   const server = Http.createServer({
     maxHeaderSize: bounds.maxHeaderSize,
     headersTimeout: Duration.toMillis(bounds.headersTimeout),
@@ -123,22 +123,23 @@ class OpenRequests {
 }
 
 const listener =
-  (exchange: Exchange, maxBodySize: number, open: OpenRequests, count: (route: string, status: number) => void) =>
+  (exchange: Exchange, bounds: Bounds, open: OpenRequests, count: (route: string, status: number) => void) =>
   (request: Http.IncomingMessage, response: Http.ServerResponse, expectsContinue: boolean): void => {
     open.begin(response)
+    const send = (reply: Reply) => write(request, response, reply, bounds.idleTimeout)
     const opening = exchange.open(request.method!, request.url!, request.headers)
     if (opening._tag === "Answer") {
       count(opening.route, opening.reply.status)
-      return send(request, response, opening.reply)
+      return send(opening.reply)
     }
     const { context, endpoint } = opening
     const finish = (reply: Reply) => {
       const gone = response.destroyed
       count(endpoint.path, gone ? CLIENT_CLOSED_REQUEST : reply.status)
-      if (!gone) send(request, response, reply)
+      if (!gone) send(reply)
     }
     if (expectsContinue) response.writeContinue()
-    readBody(request, maxBodySize, (body) => {
+    readBody(request, bounds.maxBodySize, (body) => {
       if (body === undefined) return finish(exchange.tooLarge(context.requestId))
       const fiber = Effect.runForkWith(exchange.contextFor(context, request.headers))(
         exchange.call(endpoint, context, body)
@@ -175,7 +176,12 @@ const readBody = (request: Http.IncomingMessage, maxSize: number, done: (body: s
   request.on("end", onEnd)
 }
 
-const send = (request: Http.IncomingMessage, response: Http.ServerResponse, reply: Reply): void => {
+const write = (
+  request: Http.IncomingMessage,
+  response: Http.ServerResponse,
+  reply: Reply,
+  idleTimeout: Duration.Duration
+): void => {
   const headers: Record<string, string | number> = {
     "content-type": reply.contentType,
     "content-length": Buffer.byteLength(reply.body),
@@ -186,6 +192,8 @@ const send = (request: Http.IncomingMessage, response: Http.ServerResponse, repl
   if (reply.close === true) headers["connection"] = "close"
   response.writeHead(reply.status, headers)
   response.end(reply.body)
+  // More than the kernel takes: the client has to read, or lose the connection.
+  if (response.writableLength > 0) response.setTimeout(Duration.toMillis(idleTimeout), () => response.destroy())
   // What is left of a body that nobody reads would keep the connection from its next request.
   if (!request.complete) request.resume()
 }

@@ -438,6 +438,27 @@ describe("HttpIngress.layerNode", () => {
     })
   )
 
+  it.live("closes a connection that does not read its answer", () =>
+    Effect.gen(function* () {
+      class Big extends Deployment.Service<Big>()("Big", [Rpc.make("get", { success: Schema.String })]) {}
+      const BigLive = Big.toLayer({ get: () => Effect.succeed("x".repeat(20_000_000)) })
+      const Ingress = HttpIngress.layerNode({ "/big": Big }, { port: 0, idleTimeout: "200 millis" })
+      const { port } = yield* Effect.map(
+        Layer.build(Ingress.pipe(Layer.provide(BigLive), Layer.provide(Quiet))),
+        Context.get(HttpIngress.Address)
+      )
+      const read = yield* Effect.callback<number>((resume) => {
+        const socket = connect(port, "127.0.0.1", () => socket.write("POST /big/get HTTP/1.1\r\nhost: x\r\n\r\n"))
+        // Nothing is read until the server has given up; then what the kernel holds is read up to the break.
+        setTimeout(() => socket.resume(), 1000)
+        socket.on("error", () => {})
+        socket.on("close", () => resume(Effect.succeed(socket.bytesRead)))
+        socket.pause()
+      })
+      assert.isBelow(read, 20_000_000)
+    }).pipe(Effect.scoped)
+  )
+
   it.live("answers 431 to headers that are too large", () =>
     Effect.gen(function* () {
       const { context, stop } = yield* start(HttpIngress.layerNode(routes, { port: 0, maxHeaderSize: 1000 }))
