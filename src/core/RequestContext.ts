@@ -10,7 +10,8 @@ import { Context } from "effect"
 import type { Duration } from "effect"
 
 /**
- * The importance of a request: `"critical"` is served before `"default"`, and `"sheddable"` is dropped first.
+ * The importance of a request. It is handed to the handler and to every call that it makes; the queue is first in, first
+ * out and does not look at it yet.
  *
  * @category models
  * @since 0.1.0
@@ -34,19 +35,7 @@ export interface CallOptions {
 }
 
 /**
- * The request that the current fiber serves, or, outside any request, the values a request starts from.
- *
- * @example
- * ```ts
- * import { Effect } from "effect"
- * import { RequestContext } from "effect-serve"
- *
- * const greet = Effect.gen(function*() {
- *   const request = yield* RequestContext.RequestContext
- *   return request.tenant === undefined ? "hello" : `hello ${request.tenant}`
- * })
- * console.log(Effect.runSync(greet)) // => "hello"
- * ```
+ * What is known of a request.
  *
  * @category models
  * @since 0.1.0
@@ -80,6 +69,24 @@ export const empty: RequestContext = {
   route: undefined
 }
 
+/**
+ * The request that the current fiber serves, or, outside any request, the values that a request starts from.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { RequestContext } from "effect-serve"
+ *
+ * const greet = Effect.gen(function*() {
+ *   const request = yield* RequestContext.RequestContext
+ *   return request.tenant === undefined ? "hello" : `hello ${request.tenant}`
+ * })
+ * console.log(Effect.runSync(greet)) // => "hello"
+ * ```
+ *
+ * @category references
+ * @since 0.1.0
+ */
 export const RequestContext: Context.Reference<RequestContext> = Context.Reference<RequestContext>(
   "effect-serve/RequestContext",
   { defaultValue: () => empty }

@@ -91,6 +91,12 @@ export interface Any<Self = any> extends Context.Key<Self, any> {
 export type { Handle } from "./Handle.ts"
 export type { CallOptions, DeploymentOptions }
 export { Options }
+/**
+ * What {@link Deployment.state} shows.
+ *
+ * @category models
+ * @since 0.1.0
+ */
 export type DeploymentState = Router.DeploymentState
 
 /**
