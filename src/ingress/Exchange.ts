@@ -220,11 +220,11 @@ const replyToFailure = (
 ): Effect.Effect<Reply> => {
   const error = Cause.hasDies(cause) ? Option.none() : Cause.findErrorOption(cause)
   if (Option.isNone(error)) return defect(endpoint, context, cause)
-  if (error.value instanceof ServeError) return Effect.succeed(ofServeError(error.value, context.requestId))
+  if (error.value instanceof ServeError) return Effect.succeed(ofServeError(endpoint, error.value, context.requestId))
   return Effect.matchCauseEffect(encode(endpoint.encodeError, error.value), {
     onFailure: (cause) => defect(endpoint, context, cause),
     onSuccess: (encoded) =>
-      Effect.succeed(json(endpoint.statusOfError(error.value), JSON.stringify(encoded), context.requestId))
+      Effect.succeed(json(endpoint.statusOf(error.value), JSON.stringify(encoded), context.requestId))
   })
 }
 
@@ -280,18 +280,18 @@ const JSON_TYPE = /^application\/json\s*(;\s*charset="?utf-?8"?\s*)?$/i
 
 const encodeServeError = SchemaParser.encodeUnknownExit(Schema.toCodecJson(ServeError))
 
-const ofServeError = (error: ServeError, requestId: string): Reply => {
+const ofServeError = (endpoint: Endpoint, error: ServeError, requestId: string): Reply => {
   const encoded = encodeServeError(error)
   const reason = Exit.isSuccess(encoded) ? encoded.value : { _tag: error._tag, reason: { _tag: error.reason._tag } }
   const retryAfter = Status.retryAfter(error)
   const body = JSON.stringify({ ...(reason as object), requestId, message: error.message })
-  const reply = json(Status.ofServeError(error), body, requestId)
+  const reply = json(endpoint.statusOf(error), body, requestId)
   return retryAfter === undefined ? reply : { ...reply, retryAfter }
 }
 
 const unavailable = (endpoint: Endpoint, requestId: string): Reply => {
   const reason = new Unavailable({ deployment: endpoint.deployment, why: "draining" })
-  return { ...ofServeError(new ServeError({ reason }), requestId), close: true }
+  return { ...ofServeError(endpoint, new ServeError({ reason }), requestId), close: true }
 }
 
 const unreadable = (requestId: string): Reply => ({

@@ -26,7 +26,11 @@ export type { Routes, Services } from "./RouteTable.ts"
  */
 export const Options = Schema.Struct({
   /** Bytes that the body of a request may have; more are answered with 413. Default `1048576` (1 MiB). */
-  maxBodySize: count(0).pipe(Schema.withDecodingDefaultTypeKey(orElse(1024 * 1024)))
+  maxBodySize: count(0).pipe(Schema.withDecodingDefaultTypeKey(orElse(1024 * 1024))),
+  /** Status for a request that a deployment refuses (`QueueFull`, `Shed`, `Unavailable`), 503 or 429. Default `503`. */
+  refusalStatus: Schema.Literals([503, 429]).pipe(Schema.withDecodingDefaultTypeKey(orElse(503 as const))),
+  /** Status for a request whose deadline passed, 504 or 408. Default `504`. */
+  timeoutStatus: Schema.Literals([504, 408]).pipe(Schema.withDecodingDefaultTypeKey(orElse(504 as const)))
 })
 
 /**
@@ -107,7 +111,7 @@ export const layerNode = <const R extends RouteTable.Routes>(
   Layer.effect(Address)(
     Effect.gen(function* () {
       const bounds = yield* decode(NodeOptions, options, "HttpIngress.layerNode")
-      const exchange = yield* Exchange.make(yield* RouteTable.make(routes), bounds.maxBodySize)
+      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, bounds), bounds.maxBodySize)
       const { address: host, family, port } = yield* NodeServer.serve(exchange, bounds, yield* statusCounter)
       const url = `http://${family === "IPv6" ? `[${host}]` : host}:${port}`
       yield* Effect.logInfo(`Listening on ${url}`)
@@ -150,10 +154,10 @@ const addTo = <R extends RouteTable.Routes>(
 ) =>
   Layer.effectDiscard(
     Effect.gen(function* () {
-      const { maxBodySize } = yield* decode(Options, options, "HttpIngress")
-      const exchange = yield* Exchange.make(yield* RouteTable.make(routes), maxBodySize)
+      const chosen = yield* decode(Options, options, "HttpIngress")
+      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, chosen), chosen.maxBodySize)
       yield* Effect.addFinalizer(() => Effect.sync(exchange.drain))
-      const handler = serveOne(exchange, maxBodySize, yield* statusCounter)
+      const handler = serveOne(exchange, chosen.maxBodySize, yield* statusCounter)
       const router = yield* HttpRouter.HttpRouter
       yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
     })

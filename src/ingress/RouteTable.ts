@@ -46,7 +46,8 @@ export interface Endpoint {
   readonly decodePayload: Codec
   readonly encodeSuccess: Codec
   readonly encodeError: Codec
-  readonly statusOfError: (error: unknown) => number
+  /** The status of a failure, whether the runtime's or the method's own. */
+  readonly statusOf: (error: unknown) => number
 }
 
 export interface RouteTable {
@@ -59,7 +60,7 @@ export interface RouteTable {
 }
 
 /** Resolves the routes against the context. Dies when a prefix is malformed. */
-export const make = Effect.fnUntraced(function* <R extends Routes>(routes: R) {
+export const make = Effect.fnUntraced(function* <R extends Routes>(routes: R, choices: Status.Choices) {
   const context = yield* Effect.context<Services<R>>()
   const byLength = Object.entries(routes).toSorted(([one], [other]) => one.length - other.length)
   const paths = new Map<string, Endpoint>()
@@ -69,7 +70,7 @@ export const make = Effect.fnUntraced(function* <R extends Routes>(routes: R) {
     const handle = Context.getUnsafe(context, deployment as Context.Key<Services<R>, Record<string, Endpoint["call"]>>)
     handles.push(handle)
     for (const rpc of deployment.methods as ReadonlyArray<Rpc.AnyWithProps>) {
-      const endpoint = makeEndpoint(prefix, deployment.deployment, rpc, handle[rpc._tag]!)
+      const endpoint = makeEndpoint(prefix, deployment.deployment, rpc, handle[rpc._tag]!, choices)
       paths.set(endpoint.path, endpoint)
     }
   }
@@ -98,7 +99,13 @@ const assertPrefix = (prefix: string) => {
   }
 }
 
-const makeEndpoint = (prefix: string, deployment: string, rpc: Rpc.AnyWithProps, call: Endpoint["call"]): Endpoint => ({
+const makeEndpoint = (
+  prefix: string,
+  deployment: string,
+  rpc: Rpc.AnyWithProps,
+  call: Endpoint["call"],
+  choices: Status.Choices
+): Endpoint => ({
   path: withSlash(prefix) + encodeURIComponent(rpc._tag),
   deployment,
   method: rpc._tag,
@@ -107,5 +114,5 @@ const makeEndpoint = (prefix: string, deployment: string, rpc: Rpc.AnyWithProps,
   decodePayload: SchemaParser.decodeUnknownEffect(Schema.toCodecJson(rpc.payloadSchema)) as Codec,
   encodeSuccess: SchemaParser.encodeUnknownEffect(Schema.toCodecJson(rpc.successSchema)) as Codec,
   encodeError: SchemaParser.encodeUnknownEffect(Schema.toCodecJson(rpc.errorSchema)) as Codec,
-  statusOfError: Status.ofDeclaredError(rpc.errorSchema)
+  statusOf: Status.ofFailure(rpc.errorSchema, choices)
 })

@@ -4,16 +4,29 @@
  * @since 0.1.0
  */
 import { Duration, Schema, SchemaAST } from "effect"
-import type { Reason, ServeError } from "../core/ServeError.ts"
+import { type Reason, ServeError } from "../core/ServeError.ts"
 
 /** The client left before the answer; never sent, seen in the log and in metrics. nginx's number. */
 export const CLIENT_CLOSED_REQUEST = 499
 
-const table: Record<Reason["_tag"], (reason: never) => number> = {
-  QueueFull: () => 503,
-  Shed: () => 503,
-  Unavailable: () => 503,
-  DeadlineExceeded: () => 504,
+/**
+ * What can be chosen in the table.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Choices {
+  /** The status of `QueueFull`, `Shed` and `Unavailable`. */
+  readonly refusalStatus: 503 | 429
+  /** The status of `DeadlineExceeded`. */
+  readonly timeoutStatus: 504 | 408
+}
+
+const table: Record<Reason["_tag"], (reason: never, choices: Choices) => number> = {
+  QueueFull: (_, { refusalStatus }) => refusalStatus,
+  Shed: (_, { refusalStatus }) => refusalStatus,
+  Unavailable: (_, { refusalStatus }) => refusalStatus,
+  DeadlineExceeded: (_, { timeoutStatus }) => timeoutStatus,
   ReplicaLost: ({ started }: Extract<Reason, { _tag: "ReplicaLost" }>) => (started ? 500 : 503),
   WorkerCrashed: () => 500,
   BatchContract: () => 500,
@@ -21,8 +34,12 @@ const table: Record<Reason["_tag"], (reason: never) => number> = {
   TransportError: () => 502
 }
 
-/** The status of a failure of the runtime. */
-export const ofServeError = ({ reason }: ServeError): number => table[reason._tag](reason as never)
+/** The status of a failure: of the runtime's by the table, of a method's own by {@link ofDeclaredError}. */
+export const ofFailure = (schema: Schema.Top, choices: Choices): ((error: unknown) => number) => {
+  const ofDeclared = ofDeclaredError(schema)
+  return (error) =>
+    error instanceof ServeError ? table[error.reason._tag](error.reason as never, choices) : ofDeclared(error)
+}
 
 /** Seconds for `Retry-After`, 1 to 30; `undefined` when the reason doesn't know when to come back. */
 export const retryAfter = ({ reason }: ServeError): number | undefined =>
@@ -32,7 +49,7 @@ export const retryAfter = ({ reason }: ServeError): number | undefined =>
  * The status of a declared error: the `httpApiStatus` annotation of its schema, or of the member of a union that it is,
  * or else 500.
  */
-export const ofDeclaredError = (schema: Schema.Top): ((error: unknown) => number) => {
+const ofDeclaredError = (schema: Schema.Top): ((error: unknown) => number) => {
   const members = membersOf(schema.ast).map((ast) => ({
     is: Schema.is(Schema.make<Schema.Codec<unknown>>(ast)),
     status: statusOf(ast) ?? statusOf(schema.ast) ?? 500

@@ -429,6 +429,23 @@ describe("HttpIngress.layerNode", () => {
     })
   )
 
+  it.live("answers 429 and 408 instead, where that is asked for", () =>
+    Effect.gen(function* () {
+      class Busy extends Deployment.Service<Busy>()("Busy", [Rpc.make("wait")]) {}
+      const BusyLive = Busy.toLayer({ wait: () => Effect.never }, { maxOngoingRequests: 1, maxQueuedRequests: 0 })
+      const choices = { port: 0, refusalStatus: 429, timeoutStatus: 408 } as const
+      const App = HttpIngress.layerNode({ "/busy": Busy }, choices).pipe(Layer.provide(BusyLive), Layer.provide(Quiet))
+      const waiting = yield* Effect.gen(function* () {
+        const waiting = yield* Effect.forkChild(post("/busy/wait", "", { "x-request-timeout-ms": "200" }))
+        yield* Effect.repeat(Effect.delay(post("/busy/wait", "", { "x-request-timeout-ms": "1" }), "2 millis"), {
+          until: ({ status }) => status === 429
+        })
+        return yield* Fiber.join(waiting)
+      }).pipe(Effect.provide(App))
+      assert.deepStrictEqual([waiting.status, waiting.body.reason.stage], [408, "handler"])
+    })
+  )
+
   it.live("closes a connection that sends its headers too slowly", () =>
     Effect.gen(function* () {
       const { context, stop } = yield* start(HttpIngress.layerNode(routes, { port: 0, headersTimeout: "100 millis" }))
