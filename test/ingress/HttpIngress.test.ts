@@ -434,12 +434,14 @@ describe("HttpIngress.layerNode", () => {
       class Busy extends Deployment.Service<Busy>()("Busy", [Rpc.make("wait")]) {}
       const BusyLive = Busy.toLayer({ wait: () => Effect.never }, { maxOngoingRequests: 1, maxQueuedRequests: 0 })
       const choices = { port: 0, refusalStatus: 429, timeoutStatus: 408 } as const
-      const App = HttpIngress.layerNode({ "/busy": Busy }, choices).pipe(Layer.provide(BusyLive), Layer.provide(Quiet))
+      const App = HttpIngress.layerNode({ "/busy": Busy }, choices).pipe(
+        Layer.provideMerge(BusyLive),
+        Layer.provide(Quiet)
+      )
       const waiting = yield* Effect.gen(function* () {
-        const waiting = yield* Effect.forkChild(post("/busy/wait", "", { "x-request-timeout-ms": "200" }))
-        yield* Effect.repeat(Effect.delay(post("/busy/wait", "", { "x-request-timeout-ms": "1" }), "2 millis"), {
-          until: ({ status }) => status === 429
-        })
+        const waiting = yield* Effect.forkChild(post("/busy/wait", "", { "x-request-timeout-ms": "300" }))
+        yield* Effect.repeat(Effect.delay(Busy.state, "2 millis"), { until: ({ running }) => running === 1 })
+        assert.strictEqual((yield* post("/busy/wait", "")).status, 429)
         return yield* Fiber.join(waiting)
       }).pipe(Effect.provide(App))
       assert.deepStrictEqual([waiting.status, waiting.body.reason.stage], [408, "handler"])
