@@ -34,12 +34,16 @@ type Handler<Current extends Rpc.Any> =
     : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError, unknown>
 
 type HandlersServices<H> = {
-  [K in keyof H]: H[K] extends (payload: never) => Effect.Effect<infer _A, infer _E, infer R>
+  [K in keyof H]: H[K] extends (payload: never) => infer Returned ? Services<Returned> : never
+}[keyof H]
+
+// Distributes, so that a handler that never returns needs nothing.
+type Services<Returned> =
+  Returned extends Effect.Effect<infer _A, infer _E, infer R>
     ? R
-    : H[K] extends (payload: never) => Stream.Stream<infer _A, infer _E, infer R>
+    : Returned extends Stream.Stream<infer _A, infer _E, infer R>
       ? R
       : never
-}[keyof H]
 
 /**
  * The class of a deployment: the key of its handle in the context, and the way to implement it.

@@ -158,7 +158,7 @@ export class Router {
 
   /** What {@link Router.cancel} does when it runs. */
   cancelNow(request: Request): Effect.Effect<void> {
-    if (request.state === "Settled") return Effect.void
+    if (request.state === "Settled" || isAnswered(request)) return Effect.void
     if (request.state === "Queued") {
       this.leaveQueue(request, "cancelled")
       return Effect.void
@@ -422,6 +422,9 @@ class Cancel extends Effectable.Class<void> {
     return this.router.cancelNow(this.request)
   }
 }
+
+// Whoever was told of a deadline or of a lost replica doesn't wait until the work has stopped.
+const isAnswered = ({ stopping }: Request) => stopping === "expired" || stopping === "lost"
 
 const fail = (reason: ServeError.Reason) => new ServeError.ServeError({ reason })
 
