@@ -191,12 +191,15 @@ const start = Effect.fnUntraced(function* <E, R>(
   return Handle.make(methods, router, Duration.toMillis(options.requestTimeout))
 })
 
-const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) =>
-  methods.map(({ _tag }) => {
+const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) => {
+  const stray = Object.keys(handlers).find((key) => !methods.some(({ _tag }) => _tag === key))
+  if (stray !== undefined) throw new Error(`Deployment "${name}" has a handler "${stray}" but no such method`)
+  return methods.map(({ _tag }) => {
     const handler = handlers[_tag]
     if (typeof handler !== "function") throw new Error(`Deployment "${name}" has no handler for method "${_tag}"`)
     return handler
   })
+}
 
 const startReplicas = Effect.fnUntraced(function* <E, R>(
   name: string,

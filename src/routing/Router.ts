@@ -247,9 +247,16 @@ export class Router {
       this.handBack(request, place)
     } else if (stopping !== undefined) {
       this.settle(request, stopping === "lost" ? "failed" : stopping)
+    } else if (Exit.isSuccess(exit)) {
+      this.meanRunTime += NEWEST_WEIGHT * (now - request.startedAt - this.meanRunTime)
+      this.settle(request, "completed")
+      request.answer(answerOf(exit))
+    } else if (now >= request.deadline && isDeadlineExceeded(exit)) {
+      // A nested call has the same deadline, and may have heard of it first.
+      this.settle(request, "expired")
+      request.answer(Exit.fail(this.runningTooLong(request)))
     } else {
-      this.settle(request, Exit.isSuccess(exit) ? "completed" : "failed")
-      if (Exit.isSuccess(exit)) this.meanRunTime += NEWEST_WEIGHT * (now - request.startedAt - this.meanRunTime)
+      this.settle(request, "failed")
       request.answer(answerOf(exit))
     }
     this.handOver()
@@ -332,7 +339,7 @@ export class Router {
     }
     if (request.stopping !== undefined) return
     this.stop(request, "expired")
-    request.answer(Exit.fail(this.deadlineExceeded(request.relay?.started === true ? "stream" : "handler")))
+    request.answer(Exit.fail(this.runningTooLong(request)))
   }
 
   private expireQueued(request: Request): void {
@@ -390,6 +397,10 @@ export class Router {
     return fail(new ServeError.DeadlineExceeded({ deployment: this.options.deployment, stage }))
   }
 
+  private runningTooLong({ relay }: Request): ServeError.ServeError {
+    return this.deadlineExceeded(relay?.started === true ? "stream" : "handler")
+  }
+
   private queueFull(): ServeError.ServeError {
     const { permits } = this.places
     // Jitter of up to as much again, so that callers refused together don't come back together.
@@ -427,6 +438,12 @@ class Cancel extends Effectable.Class<void> {
 const isAnswered = ({ stopping }: Request) => stopping === "expired" || stopping === "lost"
 
 const fail = (reason: ServeError.Reason) => new ServeError.ServeError({ reason })
+
+const isDeadlineExceeded = ({ cause }: Exit.Failure<unknown, unknown>) =>
+  Option.exists(
+    Cause.findErrorOption(cause),
+    (error) => error instanceof ServeError.ServeError && error.reason._tag === "DeadlineExceeded"
+  )
 
 // A handler that interrupts itself must not look like an interruption of its caller.
 const answerOf = (exit: Exit.Exit<Option.Option<unknown>, unknown>): Exit.Exit<unknown, unknown> =>

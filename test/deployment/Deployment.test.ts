@@ -497,6 +497,31 @@ describe("Deployment", () => {
       }).pipe(Effect.provide(jobLayer()))
     )
 
+    it.effect("expires a request whose nested call hears of their deadline first", () =>
+      Effect.gen(function* () {
+        const { run } = yield* Job
+        const part = yield* Part
+        for (const delay of ["0 millis", "1 millis"] as const) {
+          const work = Effect.andThen(Effect.sleep(delay), part.run(Effect.never))
+          const caller = yield* call(run(work, { timeout: "1 second" }))
+          yield* TestClock.adjust("1 second")
+          assert.deepInclude(yield* answered(caller), { deployment: "Job", stage: "handler" })
+        }
+        assert.deepInclude(yield* Job.state, { expired: 2, failed: 0 })
+      }).pipe(Effect.provide([jobLayer(), partLayer()]))
+    )
+
+    it.effect("fails a request whose nested call had less time", () =>
+      Effect.gen(function* () {
+        const { run } = yield* Job
+        const part = yield* Part
+        const caller = yield* call(run(part.run(Effect.never, { timeout: "1 second" }), { timeout: "2 seconds" }))
+        yield* TestClock.adjust("1 second")
+        assert.deepInclude(yield* answered(caller), { deployment: "Part", stage: "handler" })
+        assert.deepInclude(yield* Job.state, { expired: 0, failed: 1 })
+      }).pipe(Effect.provide([jobLayer(), partLayer()]))
+    )
+
     it.effect("refuses a nested call when the time is up", () =>
       Effect.gen(function* () {
         const { run } = yield* Job

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deployment, ServeError } from "effect-serve"
-import { Cause, Clock, Context, Effect, Exit, Fiber, Layer, Random, Schema } from "effect"
+import { Cause, Clock, Context, Effect, Exit, Fiber, Layer, Option, Random, Schema, Scope } from "effect"
 import { Rpc } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import { Broken, call, isDone, Job, jobLayer, open, reason } from "../deployments.ts"
@@ -139,6 +139,28 @@ describe("Deployment", () => {
         )
         assert.deepInclude(yield* Job.state, { status: "Ready", replicas: [], accepted: 0, rejected: 1 })
       }).pipe(Effect.provide(jobLayer({ replicas: 0 })))
+    )
+
+    it.effect("keep their scope from their handlers, in which what they open would pile up", () =>
+      Effect.gen(function* () {
+        let seen: Option.Option<Scope.Scope> | undefined
+        const look = Effect.map(Effect.serviceOption(Scope.Scope), (scope) => {
+          seen = scope
+          return 0
+        })
+        const { handle } = yield* open(Who, Who.toLayer(Effect.succeed(Who.of({ am: () => look }))))
+        yield* handle.am()
+        assert.deepStrictEqual(seen, Option.none())
+      })
+    )
+
+    it.effect("do not start with handlers that the contract does not name", () =>
+      Effect.gen(function* () {
+        const layer = Who.toLayer({ am: () => Effect.succeed(0), are: () => Effect.succeed(0) })
+        const start = yield* call(Effect.exit(open(Who, layer)))
+        yield* TestClock.adjust("2 seconds")
+        assert.include(String(yield* Fiber.join(start)), 'Deployment "Who" has a handler "are" but no such method')
+      })
     )
 
     it.effect("give their handlers what the builder was given", () =>
