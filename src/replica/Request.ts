@@ -46,8 +46,8 @@ export class Request {
 
   /** Its number among the requests of its router. */
   turn: number = 0
-  ahead: Request | undefined = undefined
-  behind: Request | undefined = undefined
+  /** Where it stands in the queue, or among those that run. */
+  spot: number = 0
 
   readonly method: number
   readonly payload: unknown

@@ -3,26 +3,33 @@
  *
  * Plain synchronous code. Every operation is O(1), also leaving from the middle, whether 10 or 1,000,000 wait.
  * (Waiting on a `Semaphore` instead costs a scan of all waiters at each release: 0.6 ms per request at 10,000.)
+ * The line is a ring and not a linked list, along which the garbage collector has to walk one waiter after the other.
  *
  * @since 0.1.0
  */
 
 /**
- * What can wait in the line: the links to its neighbours are its own fields.
+ * What can wait in the line.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Waiter<Self> {
+export interface Waiter {
   /** Grows from one waiter to the next. */
   turn: number
-  ahead: Self | undefined
-  behind: Self | undefined
+  /** Where it stands, known to the line alone. */
+  spot: number
 }
 
-export class AdmissionQueue<A extends Waiter<A>> {
-  private first: A | undefined = undefined
-  private last: A | undefined = undefined
+/** A line that empties gives back a larger ring than this. */
+const SMALL = 1024
+
+export class AdmissionQueue<A extends Waiter> {
+  /** As long as a power of two. Who leaves from the middle leaves a gap. */
+  private ring: Array<A | undefined> = ringOf(16)
+  private head = 0
+  /** Spots from the first waiter to the last, with the gaps. */
+  private span = 0
   private length = 0
   readonly maxSize: number
 
@@ -36,23 +43,24 @@ export class AdmissionQueue<A extends Waiter<A>> {
   }
 
   *[Symbol.iterator](): Iterator<A> {
-    for (let waiter = this.first; waiter !== undefined; waiter = waiter.behind) yield waiter
+    for (let i = 0; i < this.span; i++) {
+      const waiter = this.ring[this.wrap(this.head + i)]
+      if (waiter !== undefined) yield waiter
+    }
   }
 
   /** Puts a waiter at the end of the line, or returns `false` when the line is full. */
   offer(waiter: A): boolean {
     if (this.length >= this.maxSize) return false
-    waiter.ahead = this.last
-    if (this.last === undefined) this.first = waiter
-    else this.last.behind = waiter
-    this.last = waiter
+    if (this.span === this.ring.length) this.makeRoom()
+    this.place(waiter, this.head + this.span++)
     this.length++
     return true
   }
 
   /** Takes the waiter whose turn it is. */
   next(): A | undefined {
-    const waiter = this.first
+    const waiter = this.ring[this.head]
     if (waiter !== undefined) this.cancel(waiter)
     return waiter
   }
@@ -62,27 +70,61 @@ export class AdmissionQueue<A extends Waiter<A>> {
    * O(1) but for the others whose turn came with it and was given back too.
    */
   restore(waiter: A): void {
-    let behind = this.first
-    while (behind !== undefined && behind.turn < waiter.turn) behind = behind.behind
-    const ahead = behind === undefined ? this.last : behind.ahead
-    waiter.ahead = ahead
-    waiter.behind = behind
-    if (ahead === undefined) this.first = waiter
-    else ahead.behind = waiter
-    if (behind === undefined) this.last = waiter
-    else behind.ahead = waiter
+    if (this.span === this.ring.length) this.makeRoom()
+    this.head = this.wrap(this.head - 1)
+    this.span++
     this.length++
+    let spot = this.head
+    for (let i = 1; i < this.span; i++) {
+      const other = this.ring[this.wrap(this.head + i)]
+      if (other === undefined) continue
+      if (other.turn > waiter.turn) break
+      this.place(other, spot)
+      spot = this.wrap(this.head + i)
+      this.ring[spot] = undefined
+    }
+    this.place(waiter, spot)
   }
 
   /** Removes a waiter that is in this line, wherever it stands. */
   cancel(waiter: A): void {
-    const { ahead, behind } = waiter
-    if (ahead === undefined) this.first = behind
-    else ahead.behind = behind
-    if (behind === undefined) this.last = ahead
-    else behind.ahead = ahead
-    waiter.ahead = undefined
-    waiter.behind = undefined
+    this.ring[waiter.spot] = undefined
     this.length--
+    if (this.length === 0) this.clear()
+    else this.closeUp()
+  }
+
+  // The first spot is never a gap, so nobody has to look for the next waiter.
+  private closeUp(): void {
+    while (this.ring[this.head] === undefined) {
+      this.head = this.wrap(this.head + 1)
+      this.span--
+    }
+  }
+
+  private clear(): void {
+    this.span = 0
+    if (this.ring.length > SMALL) this.ring = ringOf(SMALL)
+    this.head = this.wrap(this.head)
+  }
+
+  /** Closes the gaps when they are half of the line, and lengthens the ring otherwise. */
+  private makeRoom(): void {
+    const waiters = Array.from(this)
+    this.ring = ringOf(waiters.length * 2 > this.ring.length ? this.ring.length * 2 : this.ring.length)
+    this.head = 0
+    this.span = waiters.length
+    waiters.forEach((waiter, spot) => this.place(waiter, spot))
+  }
+
+  private place(waiter: A, spot: number): void {
+    waiter.spot = this.wrap(spot)
+    this.ring[waiter.spot] = waiter
+  }
+
+  private wrap(spot: number): number {
+    return spot & (this.ring.length - 1)
   }
 }
+
+const ringOf = (length: number): Array<undefined> => Array.from({ length }, () => undefined)
