@@ -111,6 +111,7 @@ const requestFactory =
     const timeout =
       options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
     const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + timeout))
+    if (relay !== undefined) relay.deadline = callersDeadline
     const { span, tracer, tracerEnabled } = caller.cache
     const traced = tracerEnabled && (span !== undefined || tracer !== undefined)
     return new Request({
@@ -119,7 +120,6 @@ const requestFactory =
       options,
       outer,
       deadline: Math.min(callersDeadline, Math.ceil(now + requestTimeout)),
-      streamDeadline: relay === undefined ? undefined : callersDeadline,
       arrivedAt: now,
       relay,
       trace: traced ? { tracer, parent: span } : undefined,

@@ -18,6 +18,8 @@ export class Relay {
   private ended: Exit.Exit<never, unknown> | undefined = undefined
   /** Whether there has been an element. */
   started = false
+  /** When the reader gives up, on the router's time. The request itself may have less time for its first element. */
+  deadline = Infinity
   private readonly onFirst: () => void
 
   /** `onFirst` runs when the first element is there. */

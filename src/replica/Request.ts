@@ -56,8 +56,6 @@ export class Request {
   /** The request that the caller serves itself, from which this one inherits. */
   readonly outer: RequestContext
   readonly arrivedAt: number
-  /** The deadline of a stream once it has an element: when its caller gives up. */
-  readonly streamDeadline: number | undefined
   /** Where the elements of a stream method go. */
   readonly relay: Relay | undefined
   readonly trace: Trace | undefined
@@ -71,7 +69,6 @@ export class Request {
     readonly outer: RequestContext
     readonly arrivedAt: number
     readonly deadline: number
-    readonly streamDeadline: number | undefined
     readonly relay: Relay | undefined
     readonly trace: Trace | undefined
     readonly answer: (exit: Exit.Exit<unknown, unknown>) => void
@@ -85,7 +82,6 @@ export class Request {
     this.trace = fields.trace
     this.answer = fields.answer
     this.deadline = fields.deadline
-    this.streamDeadline = fields.streamDeadline
   }
 
   /**
@@ -96,7 +92,7 @@ export class Request {
     const { options, outer } = this
     return {
       requestId,
-      deadline: origin + (this.streamDeadline ?? this.deadline),
+      deadline: origin + (this.relay?.deadline ?? this.deadline),
       priority: options?.priority ?? outer.priority,
       tenant: options?.tenant ?? outer.tenant,
       modelId: options?.modelId ?? outer.modelId,

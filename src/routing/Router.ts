@@ -33,8 +33,9 @@ import { Alarm } from "./Alarm.ts"
 import { Places } from "./Places.ts"
 import { type Counts, type Outcome, Tally } from "./Tally.ts"
 
-/** Requests handed over in one go before other fibers get a turn. */
-const HANDOVERS_PER_TURN = 256
+/** Requests handed over in one go, and milliseconds that this may take, before other fibers get a turn. */
+const HANDOVERS_PER_TURN = 1024
+const MILLIS_PER_TURN = 2
 
 /** Weight of the newest run time in the running mean, and the mean before there is one, in milliseconds. */
 const NEWEST_WEIGHT = 0.1
@@ -172,7 +173,7 @@ export class Router {
 
   /** A stream gave its first element: from now on only its caller's own deadline counts. */
   streaming(request: Request): void {
-    const deadline = request.streamDeadline ?? request.deadline
+    const deadline = request.relay?.deadline ?? request.deadline
     if (request.deadline === deadline) return
     this.alarm.unwatch(request)
     request.deadline = deadline
@@ -264,18 +265,19 @@ export class Router {
 
   /** Gives the free permits to the requests that wait, in turn. */
   private handOver(): void {
-    if (this.handingOver) return
+    if (this.handingOver || this.queue.size === 0) return
     this.handingOver = true
     try {
-      for (let turn = 0; this.queue.size > 0; turn++) {
-        if (turn === HANDOVERS_PER_TURN) {
+      const from = this.now
+      for (let handovers = 0; this.queue.size > 0; handovers++) {
+        const place = this.places.choose()
+        if (place === -1) return
+        const now = this.now
+        if (handovers === HANDOVERS_PER_TURN || now - from > MILLIS_PER_TURN) {
           this.dispatcher.scheduleTask(() => this.handOver(), 0)
           return
         }
-        const place = this.places.choose()
-        if (place === -1) return
         const request = this.queue.next()!
-        const now = this.now
         this.tally.dequeue(request.method)
         if (request.deadline > now) this.start(request, place, now)
         else this.expireQueued(request)

@@ -132,7 +132,6 @@ export const send = (
       outer: RequestContext.empty,
       arrivedAt: router.now,
       deadline: (options.deadline ?? Infinity) - router.origin,
-      streamDeadline: undefined,
       relay: undefined,
       trace: undefined,
       answer: (exit) => {
