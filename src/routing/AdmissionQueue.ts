@@ -67,7 +67,7 @@ export class AdmissionQueue<A extends Waiter> {
 
   /**
    * Gives a waiter its turn back, before all that came later; the bound doesn't apply to one that was already admitted.
-   * O(1) but for the others whose turn came with it and was given back too.
+   * O(1) but for those that were given theirs back too, and the gaps that others left between them.
    */
   restore(waiter: A): void {
     if (this.span === this.ring.length) this.makeRoom()
