@@ -141,7 +141,7 @@ export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize:
       if (parsed === unparsable) {
         return Effect.succeed(problem(400, "BadRequest", "The body is not JSON", context.requestId))
       }
-      return Effect.matchCauseEffect(endpoint.decodePayload(parsed), {
+      return Effect.matchCauseEffectEager(endpoint.decodePayload(parsed), {
         onFailure: (cause) => rejectPayload(endpoint, context, cause),
         onSuccess: (payload) => answer(endpoint, context, payload)
       })
@@ -202,7 +202,7 @@ const contextOf = (headers: Incoming, requestId: string, route: string, now: num
 
 const answer = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
   Effect.matchCauseEffect(
-    Effect.flatMap(endpoint.call(payload), (value) => encode(endpoint.encodeSuccess, value)),
+    Effect.flatMapEager(endpoint.call(payload), (value) => encode(endpoint.encodeSuccess, value)),
     {
       onFailure: (cause) => replyToFailure(endpoint, context, cause),
       onSuccess: (encoded) => Effect.succeed(json(200, JSON.stringify(encoded), context.requestId))
@@ -211,7 +211,7 @@ const answer = (endpoint: Endpoint, context: RequestContext, payload: unknown): 
 
 // A value that its own schema can't encode is the handler's mistake, not the client's.
 const encode = (codec: Endpoint["encodeSuccess"], value: unknown) =>
-  Effect.catch(codec(value), (issue) => Effect.die(new Error(`Not encodable: ${formatIssue(issue)}`)))
+  Effect.catchEager(codec(value), (issue) => Effect.die(new Error(`Not encodable: ${formatIssue(issue)}`)))
 
 const replyToFailure = (
   endpoint: Endpoint,

@@ -18,6 +18,13 @@ class Lab extends Deployment.Service<Lab>()("Lab", [
   Rpc.make("find", { payload: { id: Schema.Int }, success: Schema.Int, error: Schema.Union([NotFound, Broken]) }),
   Rpc.make("crash"),
   Rpc.make("lie", { success: Schema.Int }),
+  Rpc.make("trap", {
+    payload: Schema.String.check(
+      Schema.makeFilter(() => {
+        throw new Error("the password is 1234")
+      })
+    )
+  }),
   Rpc.make("ping"),
   Rpc.make("wait"),
   Rpc.make("context", { success: Schema.Record(Schema.String, Schema.Unknown) }),
@@ -54,6 +61,7 @@ const LabLive = Lab.toLayer(
             : Effect.succeed(id),
       crash: () => Effect.die(new Error("the password is 1234")),
       lie: () => Effect.succeed(1.5),
+      trap: () => Effect.void,
       ping: () => Effect.void,
       wait: () =>
         Deferred.succeed(started, undefined).pipe(
@@ -241,8 +249,12 @@ for (const [name, ingress] of Object.entries(servers)) {
     live(
       "tells a client nothing of a defect",
       Effect.fnUntraced(function* () {
-        for (const method of ["crash", "lie"]) {
-          const { body, status } = yield* post(`/lab/${method}`, "", { "x-request-id": "abc" })
+        for (const [method, payload] of [
+          ["crash", ""],
+          ["lie", ""],
+          ["trap", '"a"']
+        ] as const) {
+          const { body, status } = yield* post(`/lab/${method}`, payload, { "x-request-id": "abc" })
           assert.deepStrictEqual([status, body], [500, { _tag: "InternalServerError", requestId: "abc" }])
         }
         assert.strictEqual((yield* post("/lab/ping", "")).status, 200)
