@@ -5,6 +5,8 @@
  * join the queue behind it, and then it lets go, and all N are served. What one of them costs is its share of both:
  * starting the caller and joining, and being handed the permit, run and answered. Both matter: what makes a long queue
  * expensive is that V8 moves everything that waits out of the young generation, and that happens while callers join.
+ * "Fibers alone" is the same without a deployment: fibers that park and are resumed in order. It bounds what any queue in
+ * front of them could reach.
  */
 import { Deployment } from "effect-serve"
 import { Deferred, Effect, Layer } from "effect"
@@ -63,6 +65,21 @@ const waiting = (name: string, callers: number, requests: number) =>
     return { [name]: join + serve, [`${name}, join`]: join, [`${name}, serve`]: serve }
   })
 
+const fibersAlone = (name: string, fibers: number, requests: number) =>
+  Effect.sync(() => {
+    const start = performance.now()
+    for (let i = 0; i < requests; i += fibers) {
+      const parked: Array<(effect: Effect.Effect<void>) => void> = []
+      const fiber = Effect.callback<void>((resume) => {
+        parked.push(resume)
+        return Effect.void
+      })
+      for (let i = 0; i < fibers; i++) Effect.runFork(fiber)
+      for (const resume of parked) resume(Effect.void)
+    }
+    return { [name]: ((performance.now() - start) * 1e6) / requests }
+  })
+
 export const handle: Bench = {
   name: "handle",
   rounds: 5,
@@ -71,7 +88,9 @@ export const handle: Bench = {
       uncontended: yield* uncontended(500_000),
       ...(yield* waiting("100 waiting", 100, 1_000_000)),
       ...(yield* waiting("10,000 waiting", 10_000, 1_000_000)),
-      ...(yield* waiting("1,000,000 waiting", 1_000_000, 1_000_000))
+      ...(yield* waiting("1,000,000 waiting", 1_000_000, 1_000_000)),
+      ...(yield* fibersAlone("100 fibers alone", 100, 1_000_000)),
+      ...(yield* fibersAlone("1,000,000 fibers alone", 1_000_000, 1_000_000))
     }
   }).pipe(Effect.provide(Live)),
   unit: "ns per call",
