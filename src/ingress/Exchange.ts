@@ -66,6 +66,8 @@ export interface Exchange {
   readonly unreadable: (requestId: string) => Reply
   /** The answer to a request that comes, or is still running, when the ingress stops. */
   readonly unavailable: (endpoint: Endpoint, requestId: string) => Reply
+  /** Tells the log that a client left before its answer. */
+  readonly clientLeft: (endpoint: Endpoint, requestId: string) => Effect.Effect<void>
   /** From now on nothing is admitted. */
   readonly drain: () => void
 }
@@ -157,6 +159,7 @@ export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize:
     tooLarge,
     unreadable,
     unavailable,
+    clientLeft,
     drain: () => {
       draining = true
     }
@@ -288,6 +291,12 @@ const ofServeError = (endpoint: Endpoint, error: ServeError, requestId: string):
   const reply = json(endpoint.statusOf(error), body, requestId)
   return retryAfter === undefined ? reply : { ...reply, retryAfter }
 }
+
+const clientLeft = (endpoint: Endpoint, requestId: string): Effect.Effect<void> =>
+  Effect.annotateLogs(Effect.logInfo(`The client of ${endpoint.deployment}.${endpoint.method} left`), {
+    requestId,
+    status: Status.CLIENT_CLOSED_REQUEST
+  })
 
 const unavailable = (endpoint: Endpoint, requestId: string): Reply => {
   const reason = new Unavailable({ deployment: endpoint.deployment, why: "draining" })

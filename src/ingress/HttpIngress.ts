@@ -182,8 +182,11 @@ const serveOne = (exchange: Exchange.Exchange, maxBodySize: number, count: (rout
           ),
         onSuccess: (body) => exchange.call(endpoint, context, body)
       }),
-      Effect.provideContext(exchange.contextFor(context, request.headers)),
-      Effect.onInterrupt(() => Effect.sync(() => count(endpoint.path, CLIENT_CLOSED_REQUEST)))
+      Effect.onInterrupt(() => {
+        count(endpoint.path, CLIENT_CLOSED_REQUEST)
+        return exchange.clientLeft(endpoint, context.requestId)
+      }),
+      Effect.provideContext(exchange.contextFor(context, request.headers))
     )
     count(endpoint.path, reply.status)
     return toResponse(reply)

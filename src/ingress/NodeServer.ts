@@ -133,17 +133,17 @@ const listener =
       return send(opening.reply)
     }
     const { context, endpoint } = opening
+    const run = <A>(effect: Effect.Effect<A>) =>
+      Effect.runForkWith(exchange.contextFor(context, request.headers))(effect)
     const finish = (reply: Reply) => {
-      const gone = response.destroyed
-      count(endpoint.path, gone ? CLIENT_CLOSED_REQUEST : reply.status)
-      if (!gone) send(reply)
+      count(endpoint.path, response.destroyed ? CLIENT_CLOSED_REQUEST : reply.status)
+      if (response.destroyed) run(exchange.clientLeft(endpoint, context.requestId))
+      else send(reply)
     }
     if (expectsContinue) response.writeContinue()
     readBody(request, bounds.maxBodySize, (body) => {
       if (body === undefined) return finish(exchange.tooLarge(context.requestId))
-      const fiber = Effect.runForkWith(exchange.contextFor(context, request.headers))(
-        exchange.call(endpoint, context, body)
-      )
+      const fiber = run(exchange.call(endpoint, context, body))
       const exit = fiber.pollUnsafe()
       if (exit?._tag === "Success") return finish(exit.value)
       open.add(fiber)

@@ -4,7 +4,7 @@
  * A request is admitted, waits if every permit is taken, is given a replica, runs in a fiber of its own, and is settled
  * once. Taking a request from the queue, choosing its replica and reserving the permit are one synchronous step, and a
  * permit that comes free goes to the next request at once: nothing polls, and there is no moment in which a permit is
- * lost or given twice. Every counter changes in `enter` and `settle` and nowhere else, so at every instant
+ * lost or given twice. Every counter changes with the state of a request and nowhere else, so at every instant
  * `accepted = completed + failed + cancelled + expired + queued + running`.
  *
  * @since 0.1.0

@@ -345,6 +345,28 @@ for (const [name, ingress] of Object.entries(servers)) {
       })
     )
 
+    it.live("logs a client that left, with its request id", () =>
+      Effect.gen(function* () {
+        const lines: Array<string> = []
+        const Capture = Logger.layer([
+          Logger.map(Logger.formatStructured, (line) => {
+            lines.push(JSON.stringify(line))
+          })
+        ])
+        yield* Effect.gen(function* () {
+          const client = yield* Effect.forkChild(post("/lab/wait", "", { "x-request-id": "gone-1" }))
+          yield* Deferred.await((yield* Waiting).started)
+          yield* Fiber.interrupt(client)
+          yield* Effect.repeat(Effect.delay(Effect.void, "2 millis"), {
+            until: () => lines.some((line) => line.includes("Lab.wait left"))
+          })
+        }).pipe(Effect.provide(ingress.pipe(Layer.provideMerge(Deployments), Layer.provideMerge(Capture))))
+        const line = lines.find((line) => line.includes("Lab.wait left"))
+        assert.include(line, "gone-1")
+        assert.include(line, "499")
+      })
+    )
+
     live(
       "counts answers by route and status",
       Effect.fnUntraced(function* () {
