@@ -24,6 +24,26 @@ export const accepted = counter(
 )
 /** Tags: deployment, method, reason. */
 export const rejected = counter("serve_requests_rejected_total", "Requests refused on arrival, by reason")
+/** Tags: deployment, method, why. Part of the failed ones. */
+export const shed = counter(
+  "serve_requests_shed_total",
+  "Requests dropped while they waited, so that others could be served in time"
+)
+/** Tags: deployment, method. */
+export const rerouted = counter(
+  "serve_requests_rerouted_total",
+  "Requests sent to a second replica because the first one left before it started them"
+)
+/** Tags: deployment, replica. */
+export const limit = gauge(
+  "serve_replica_max_ongoing_requests",
+  "Requests that a replica may run at once at the moment"
+)
+/** Tags: deployment, replica. */
+export const inService = gauge(
+  "serve_replica_in_service",
+  "1 while a replica gets requests, 0 while it is ejected or being replaced"
+)
 /** Tags: deployment, method. */
 export const queued = gauge("serve_requests_queued", "Requests waiting for a replica")
 /** Tags: deployment, method, replica. */
@@ -47,6 +67,19 @@ export const runTime = histogram("serve_request_run_time_ms", "Time that a reque
 export const httpRequests = counter(
   "serve_http_requests_total",
   "HTTP requests by route and status; 499 when the client left"
+)
+/** Tags: priority. */
+export const processShed = counter(
+  "serve_process_shed_total",
+  "HTTP requests refused because the event loop was overloaded, by priority"
+)
+export const eventLoopUtilization = gauge(
+  "serve_event_loop_utilization",
+  "Share of the last second in which the event loop worked, 0 to 1"
+)
+export const eventLoopDelay = gauge(
+  "serve_event_loop_delay_ms",
+  "How late the event loop was in the last second, 99th percentile in milliseconds"
 )
 
 /**

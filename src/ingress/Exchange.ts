@@ -10,7 +10,8 @@ import * as Headers from "effect/http/Headers"
 import * as HttpTraceContext from "effect/http/HttpTraceContext"
 import * as SchemaParser from "effect/SchemaParser"
 import { type Priority, RequestContext } from "../core/RequestContext.ts"
-import { ServeError, Unavailable } from "../core/ServeError.ts"
+import { ServeError, Shed, Unavailable } from "../core/ServeError.ts"
+import { type Gate, ProcessGate } from "./ProcessGate.ts"
 import type { Endpoint, RouteTable } from "./RouteTable.ts"
 import * as Status from "./Status.ts"
 
@@ -76,6 +77,7 @@ export interface Exchange {
 export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize: number) {
   const services = yield* Effect.context()
   const clock = yield* Clock.Clock
+  const gate = yield* ProcessGate
   const hasTracer = Option.isSome(Context.getOption(services as Context.Context<Tracer.Tracer>, Tracer.Tracer))
   const prefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
   const routes = JSON.stringify(
@@ -134,8 +136,11 @@ export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize:
       const reply = refusal(endpoint, verb, headers, requestId)
       if (reply !== undefined) return { _tag: "Answer", route: path, reply }
       const context = contextOf(headers, requestId, path, clock.currentTimeMillisUnsafe())
-      return typeof context === "string"
-        ? { _tag: "Answer", route: path, reply: problem(400, "BadRequest", context, requestId) }
+      if (typeof context === "string") {
+        return { _tag: "Answer", route: path, reply: problem(400, "BadRequest", context, requestId) }
+      }
+      return gate.isOverloaded && gate.sheds(context.priority)
+        ? { _tag: "Answer", route: path, reply: shed(endpoint, gate, requestId) }
         : { _tag: "Call", endpoint, context }
     },
     call: (endpoint, context, body) => {
@@ -301,6 +306,12 @@ const clientLeft = (endpoint: Endpoint, requestId: string): Effect.Effect<void> 
 const unavailable = (endpoint: Endpoint, requestId: string): Reply => {
   const reason = new Unavailable({ deployment: endpoint.deployment, why: "draining" })
   return { ...ofServeError(endpoint, new ServeError({ reason }), requestId), close: true }
+}
+
+const shed = (endpoint: Endpoint, gate: Gate, requestId: string): Reply => {
+  const { deployment } = endpoint
+  const reason = new Shed({ deployment, why: "the process is overloaded", retryAfter: gate.retryAfter() })
+  return ofServeError(endpoint, new ServeError({ reason }), requestId)
 }
 
 const unreadable = (requestId: string): Reply => ({

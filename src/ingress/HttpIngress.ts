@@ -12,6 +12,7 @@ import * as Metrics from "../core/Metrics.ts"
 import { count, decode, orElse, Time } from "../core/Options.ts"
 import * as Exchange from "./Exchange.ts"
 import * as NodeServer from "./NodeServer.ts"
+import * as ProcessGate from "./ProcessGate.ts"
 import * as RouteTable from "./RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "./Status.ts"
 
@@ -30,7 +31,12 @@ export const Options = Schema.Struct({
   /** Status for a request that a deployment refuses (`QueueFull`, `Shed`, `Unavailable`), 503 or 429. Default `503`. */
   refusalStatus: Schema.Literals([503, 429]).pipe(Schema.withDecodingDefaultTypeKey(orElse(503 as const))),
   /** Status for a request whose deadline passed, 504 or 408. Default `504`. */
-  timeoutStatus: Schema.Literals([504, 408]).pipe(Schema.withDecodingDefaultTypeKey(orElse(504 as const)))
+  timeoutStatus: Schema.Literals([504, 408]).pipe(Schema.withDecodingDefaultTypeKey(orElse(504 as const))),
+  /**
+   * Whether an overloaded event loop refuses requests before their bodies are read: "sheddable" ones first, then most
+   * "default" ones, "critical" ones never. They get `refusalStatus`. Default `true`.
+   */
+  processGate: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true)))
 })
 
 /**
@@ -117,7 +123,7 @@ export const layerNode = <const R extends RouteTable.Routes>(
       yield* Effect.logInfo(`Listening on ${url}`)
       return { host, port, url }
     })
-  )
+  ).pipe(Layer.provide(gateFor(options)))
 
 /**
  * Serves deployments on whatever `HttpServer` is provided. Nothing else is served there.
@@ -161,7 +167,11 @@ const addTo = <R extends RouteTable.Routes>(
       const router = yield* HttpRouter.HttpRouter
       yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
     })
-  )
+  ).pipe(Layer.provide(gateFor(options)))
+
+// Given as a layer, one gate serves all the ingresses of an application: they share its event loop.
+const gateFor = ({ processGate }: typeof Options.Encoded) =>
+  processGate === false ? ProcessGate.layerNoop : ProcessGate.layer
 
 const serveOne = (exchange: Exchange.Exchange, maxBodySize: number, count: (route: string, status: number) => void) =>
   Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
