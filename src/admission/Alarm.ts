@@ -39,10 +39,10 @@ export class Alarm<A extends Watched<A>> {
   }
 
   watch(element: A): void {
-    if (element.timed || element.deadline === Infinity) return
+    if (element.timed || element.due === Infinity) return
     element.timed = true
     this.deadlines.add(element)
-    this.wakeAt(element.deadline)
+    this.wakeAt(element.due)
   }
 
   unwatch(element: A): void {

@@ -15,8 +15,8 @@
  * @since 0.1.0
  */
 export interface Timed<Self> {
-  /** Whole milliseconds. */
-  deadline: number
+  /** When it strikes, in whole milliseconds. */
+  due: number
   laterDeadline: Self | undefined
   earlierDeadline: Self | undefined
 }
@@ -42,7 +42,7 @@ export class Deadlines<A extends Timed<A>> {
 
   /** Adds an element; one whose deadline has passed strikes at the next `advance`. */
   add(element: A): void {
-    const slot = this.slotOf(element.deadline)
+    const slot = this.slotOf(element.due)
     const head = this.slots[slot]
     element.laterDeadline = head
     element.earlierDeadline = undefined
@@ -53,7 +53,7 @@ export class Deadlines<A extends Timed<A>> {
 
   /** Removes an element that was added and has not struck. */
   remove(element: A): void {
-    this.unlink(element, element.earlierDeadline === undefined ? this.slotOf(element.deadline) : -1)
+    this.unlink(element, element.earlierDeadline === undefined ? this.slotOf(element.due) : -1)
   }
 
   /** Strikes every element whose deadline is at or before `now`, in the order of their deadlines. */

@@ -1,21 +1,21 @@
 /**
- * The line in front of a deployment's replicas: first in, first out, bounded.
+ * A line of waiters that can be left from both ends and from the middle.
  *
- * Plain synchronous code. Every operation is O(1), also leaving from the middle, whether 10 or 1,000,000 wait.
- * (Waiting on a `Semaphore` instead costs a scan of all waiters at each release: 0.6 ms per request at 10,000.)
- * The line is a ring and not a linked list, along which the garbage collector has to walk one waiter after the other.
+ * Plain synchronous code. Every operation is O(1), whether 10 or 1,000,000 wait. (Waiting on a `Semaphore` instead costs a
+ * scan of all waiters at each release: 0.6 ms per request at 10,000.) The line is a ring and not a linked list, along
+ * which the garbage collector has to walk one waiter after the other.
  *
  * @since 0.1.0
  */
 
 /**
- * What can wait in the line.
+ * What can stand in a line.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Waiter {
-  /** Grows from one waiter to the next. */
+export interface Standing {
+  /** Grows from one to the next. */
   turn: number
   /** Where it stands, known to the line alone. */
   spot: number
@@ -24,22 +24,26 @@ export interface Waiter {
 /** A line that empties gives back a larger ring than this. */
 const SMALL = 1024
 
-export class AdmissionQueue<A extends Waiter> {
-  /** As long as a power of two. Who leaves from the middle leaves a gap. */
+export class Line<A extends Standing> {
+  /** As long as a power of two. Who leaves from the middle leaves a gap; the first and the last spot are never gaps. */
   private ring: Array<A | undefined> = ringOf(16)
   private head = 0
-  /** Spots from the first waiter to the last, with the gaps. */
+  /** Spots from the first to the last, with the gaps. */
   private span = 0
   private length = 0
-  readonly maxSize: number
-
-  /** `maxSize` bounds the line; `Infinity` doesn't. */
-  constructor(maxSize: number) {
-    this.maxSize = maxSize
-  }
 
   get size(): number {
     return this.length
+  }
+
+  /** Who came first of those that stand here. */
+  get first(): A | undefined {
+    return this.ring[this.head]
+  }
+
+  /** Who came last. */
+  get last(): A | undefined {
+    return this.span === 0 ? undefined : this.ring[this.wrap(this.head + this.span - 1)]
   }
 
   *[Symbol.iterator](): Iterator<A> {
@@ -49,25 +53,16 @@ export class AdmissionQueue<A extends Waiter> {
     }
   }
 
-  /** Puts a waiter at the end of the line, or returns `false` when the line is full. */
-  offer(waiter: A): boolean {
-    if (this.length >= this.maxSize) return false
+  /** Puts a waiter at the end. */
+  add(waiter: A): void {
     if (this.span === this.ring.length) this.makeRoom()
     this.place(waiter, this.head + this.span++)
     this.length++
-    return true
-  }
-
-  /** Takes the waiter whose turn it is. */
-  next(): A | undefined {
-    const waiter = this.ring[this.head]
-    if (waiter !== undefined) this.cancel(waiter)
-    return waiter
   }
 
   /**
-   * Gives a waiter its turn back, before all that came later; the bound doesn't apply to one that was already admitted.
-   * O(1) but for those that were given theirs back too, and the gaps that others left between them.
+   * Gives a waiter its turn back, before all that came later. O(1) but for those that were given theirs back too, and the
+   * gaps that others left between them.
    */
   restore(waiter: A): void {
     if (this.span === this.ring.length) this.makeRoom()
@@ -86,20 +81,20 @@ export class AdmissionQueue<A extends Waiter> {
     this.place(waiter, spot)
   }
 
-  /** Removes a waiter that is in this line, wherever it stands. */
-  cancel(waiter: A): void {
+  /** Removes a waiter that stands here, wherever it stands. */
+  remove(waiter: A): void {
     this.ring[waiter.spot] = undefined
     this.length--
     if (this.length === 0) this.clear()
     else this.closeUp()
   }
 
-  // The first spot is never a gap, so nobody has to look for the next waiter.
   private closeUp(): void {
     while (this.ring[this.head] === undefined) {
       this.head = this.wrap(this.head + 1)
       this.span--
     }
+    while (this.ring[this.wrap(this.head + this.span - 1)] === undefined) this.span--
   }
 
   private clear(): void {

@@ -64,7 +64,7 @@ export class Shed extends Schema.TaggedError<Shed>("effect-serve/ServeError/Shed
 export const Stage = Schema.Literals(["admission", "queue", "batch", "handler", "stream"])
 
 /**
- * The deadline passed before the request was done.
+ * The deadline passed before the request was done, or it was clear beforehand that it would.
  *
  * @category reasons
  * @since 0.1.0
@@ -73,12 +73,14 @@ export class DeadlineExceeded extends Schema.TaggedError<DeadlineExceeded>("effe
   "DeadlineExceeded",
   {
     deployment: Schema.String,
-    stage: Stage
+    stage: Stage,
+    /** When a new attempt is likely to be in time, if it was too much load that made this one too late; milliseconds when encoded. */
+    retryAfter: Schema.optionalKey(Schema.DurationFromMillis)
   }
 ) {
   override get message(): string {
     return (
-      `The deadline of a request to deployment "${this.deployment}" passed, stage: ${this.stage}. ` +
+      `The deadline of a request to deployment "${this.deployment}" passed or can't be met, stage: ${this.stage}. ` +
       `Give it a longer timeout, or the deployment more replicas.`
     )
   }
@@ -108,7 +110,9 @@ export class ReplicaLost extends Schema.TaggedError<ReplicaLost>("effect-serve/S
  */
 export class Unavailable extends Schema.TaggedError<Unavailable>("effect-serve/ServeError/Unavailable")("Unavailable", {
   deployment: Schema.String,
-  why: Schema.Literals(["draining", "noReplicas", "failed"])
+  why: Schema.Literals(["draining", "noReplicas", "failed"]),
+  /** When a new attempt may find it available; milliseconds when encoded. */
+  retryAfter: Schema.optionalKey(Schema.DurationFromMillis)
 }) {
   override get message(): string {
     return `Deployment "${this.deployment}" is unavailable: ${this.why}`

@@ -7,12 +7,13 @@
  *
  * @since 0.1.0
  */
-import { Context, Duration, Effect, Exit, Layer, type Scope, type Stream } from "effect"
+import { Context, Effect, Exit, Layer, Schedule, type Scope, type Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import type * as RpcSchema from "effect/rpc/RpcSchema"
 import type { CallOptions } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import * as LoopReplica from "../replica/LoopReplica.ts"
+import type { Replica } from "../replica/Replica.ts"
 import * as Router from "../routing/Router.ts"
 import { type DeploymentOptions, Options, resolve } from "./DeploymentOptions.ts"
 import * as Handle from "./Handle.ts"
@@ -77,7 +78,7 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
   ): Layer.Layer<Self, E, Exclude<R, Scope.Scope> | HandlersServices<H>>
 
   /** What the deployment does at the moment: its replicas, and its requests by state and outcome. */
-  readonly state: Effect.Effect<Router.DeploymentState, never, Self>
+  readonly state: Effect.Effect<Handle.DeploymentState, never, Self>
 }
 
 /**
@@ -89,19 +90,12 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
 export interface Any<Self = any> extends Context.Key<Self, any> {
   readonly deployment: string
   readonly methods: ReadonlyArray<Rpc.Any>
-  readonly state: Effect.Effect<Router.DeploymentState, never, Self>
+  readonly state: Effect.Effect<Handle.DeploymentState, never, Self>
 }
 
-export type { Handle } from "./Handle.ts"
+export type { DeploymentState, Handle } from "./Handle.ts"
 export type { CallOptions, DeploymentOptions }
 export { Options }
-/**
- * What {@link Deployment.state} shows.
- *
- * @category models
- * @since 0.1.0
- */
-export type DeploymentState = Router.DeploymentState
 
 /**
  * Makes the class of a deployment from its name and its methods.
@@ -175,21 +169,39 @@ const start = Effect.fnUntraced(function* <E, R>(
   written: DeploymentOptions
 ) {
   const options = yield* resolve(name, written)
-  const replicas = yield* startReplicas(
-    name,
-    options,
-    Effect.map(build, (handlers) => inOrder(name, methods, handlers))
-  )
+  const handlers = Effect.map(build, (handlers) => inOrder(name, methods, handlers))
+  const startOne = (id: string) =>
+    LoopReplica.make({ id, permits: options.maxOngoingRequests, build: handlers }).pipe(
+      Effect.tapCause((cause) => Effect.logWarning(`Replica "${id}" did not start`, cause))
+    )
+  const replicas = yield* startReplicas(name, options.replicas, startOne)
   const router = yield* Router.make({
+    ...options,
     deployment: name,
     methods: methods.map(({ _tag }) => _tag),
-    replicas,
-    maxOngoingRequests: options.maxOngoingRequests,
-    maxQueuedRequests: options.maxQueuedRequests,
-    gracefulShutdownTimeout: options.gracefulShutdownTimeout
+    replicas
   })
-  return Handle.make(methods, router, Duration.toMillis(options.requestTimeout))
+  yield* Effect.forEach(replicas, (replica, place) => Effect.forkScoped(replace(router, place, replica, startOne)))
+  return Handle.make(methods, router, options)
 })
+
+/** Replaces a replica whenever it has left, for as long as it takes. */
+const replace = <E, R>(
+  router: Router.Router,
+  place: number,
+  replica: Replica,
+  startOne: (id: string) => Effect.Effect<Replica, E, R>
+): Effect.Effect<never, never, R> =>
+  replica.left.pipe(
+    Effect.andThen(Effect.logWarning(`Replica "${replica.id}" has left; another one is started in its place`)),
+    Effect.andThen(Effect.sync(() => router.leave(place))),
+    Effect.andThen(Effect.retry(Effect.sandbox(startOne(replica.id)), untilItStarts)),
+    Effect.orDie,
+    Effect.tap((next) => router.join(place, next)),
+    Effect.flatMap((next) => replace(router, place, next, startOne))
+  )
+
+const untilItStarts = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("30 seconds")])
 
 const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) => {
   const stray = Object.keys(handlers).find((key) => !methods.some(({ _tag }) => _tag === key))
@@ -203,16 +215,12 @@ const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handler
 
 const startReplicas = Effect.fnUntraced(function* <E, R>(
   name: string,
-  options: typeof Options.Type,
-  build: Effect.Effect<LoopReplica.Handlers, E, R>
+  count: number,
+  startOne: (id: string) => Effect.Effect<Replica, E, R>
 ) {
   const exits = yield* Effect.forEach(
-    Array.from({ length: options.replicas }, (_, i) => `${name}#${i}`),
-    (id) =>
-      LoopReplica.make({ id, permits: options.maxOngoingRequests, build }).pipe(
-        Effect.tapCause((cause) => Effect.logWarning(`Replica "${id}" did not start`, cause)),
-        Effect.exit
-      ),
+    Array.from({ length: count }, (_, i) => `${name}#${i}`),
+    (id) => Effect.exit(startOne(id)),
     { concurrency: "unbounded" }
   )
   const replicas = exits.filter(Exit.isSuccess).map(({ value }) => value)

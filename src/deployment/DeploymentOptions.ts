@@ -21,11 +21,47 @@ export const Options = Schema.Struct({
   maxOngoingRequests: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(5))),
   /** Requests that wait for a replica; more fail with `QueueFull`. `0` never queues, `Infinity` always. Default `1000`. */
   maxQueuedRequests: CountOrInfinity.pipe(Schema.withDecodingDefaultTypeKey(orElse(1000))),
+  /**
+   * Who is served next among those who wait. `"adaptive"`: first come, first served, and newest first with a bound on the
+   * wait while more comes than is served. `"fifo"`: first come, first served. `"edf"`: earliest deadline first, when it can
+   * be met. More important requests come first in each. Default `"adaptive"`.
+   */
+  queueDiscipline: Schema.Literals(["adaptive", "fifo", "edf"]).pipe(
+    Schema.withDecodingDefaultTypeKey(orElse("adaptive" as const))
+  ),
+  /**
+   * `"tenant"` gives each tenant (`CallOptions.tenant`, header `x-request-tenant`) its own line among requests of one
+   * priority, and all of them the same share of the time of the replicas. Default `"none"`.
+   */
+  fairness: Schema.Literals(["none", "tenant"]).pipe(Schema.withDecodingDefaultTypeKey(orElse("none" as const))),
+  /**
+   * `"adaptive"` finds out, for each replica, how many requests it should run at once to serve most, between
+   * `minOngoingRequests` and `maxOngoingRequests`. Not for handlers that batch: their limit is the batch. Default `"fixed"`.
+   */
+  concurrencyLimit: Schema.Literals(["fixed", "adaptive"]).pipe(
+    Schema.withDecodingDefaultTypeKey(orElse("fixed" as const))
+  ),
+  /** Least that an adaptive limit allows, at least 1 and at most `maxOngoingRequests`. Default `1`. */
+  minOngoingRequests: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(1))),
+  /**
+   * Whether a replica that fails while the others don't gets no requests for a while: 5 seconds, and longer each time. At
+   * most half of the replicas are taken out of service. Default `true`.
+   */
+  outlierEjection: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
   /** Time in which a request must be done, or a stream must give its first element. Default `"60 seconds"`. */
   requestTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(60)))),
   /** Time that accepted requests get to finish at shutdown. Default `"20 seconds"`. */
   gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))
-})
+}).check(
+  Schema.makeFilter(({ maxOngoingRequests, minOngoingRequests }) =>
+    minOngoingRequests <= maxOngoingRequests
+      ? undefined
+      : {
+          path: ["minOngoingRequests"],
+          issue: `Expected at most maxOngoingRequests, which is ${maxOngoingRequests}, got ${minOngoingRequests}`
+        }
+  )
+)
 
 /**
  * The options of a deployment as they are written in code; what is left out has its default.
@@ -46,13 +82,15 @@ export const resolve = Effect.fnUntraced(function* (deployment: string, written:
 const fromConfig = Effect.fnUntraced(function* (deployment: string) {
   const given = yield* ConfigProvider.ConfigProvider
   const provider = ConfigProvider.orElse(given, ConfigProvider.constantCase(given))
-  const found: Record<string, string | number> = {}
+  const found: Record<string, string | number | boolean> = {}
   for (const option of Object.keys(Options.fields)) {
     const node = yield* Effect.orDie(provider.load(["serve", deployment, option]))
-    if (node?.value !== undefined) found[option] = numberOrText(node.value)
+    if (node?.value !== undefined) found[option] = valueOf(node.value)
   }
   return found
 })
 
-const numberOrText = (text: string): string | number =>
-  text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text)
+const valueOf = (text: string): string | number | boolean => {
+  if (text === "true" || text === "false") return text === "true"
+  return text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text)
+}

@@ -14,6 +14,7 @@ import type { ServeError } from "../core/ServeError.ts"
 import { Relay } from "../replica/Relay.ts"
 import { Request } from "../replica/Request.ts"
 import type * as Router from "../routing/Router.ts"
+import type { Options } from "./DeploymentOptions.ts"
 
 /**
  * What a caller has: one function per method, an `Effect` for a method with one answer and a `Stream` for a
@@ -34,25 +35,41 @@ type Method<Current extends Rpc.Any> =
         options?: CallOptions
       ) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError>
 
-const routers = new WeakMap<object, Router.Router>()
+/**
+ * What a deployment does at the moment, and the options it goes by.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DeploymentState extends Router.State {
+  readonly options: typeof Options.Type
+}
+
+const states = new WeakMap<object, () => DeploymentState>()
 
 /** The state of a deployment, from its handle. Dies for a handle that `toLayer` did not make, such as a test double. */
-export const stateOf = (handle: object): Effect.Effect<Router.DeploymentState> => {
-  const router = routers.get(handle)
-  return router === undefined
+export const stateOf = (handle: object): Effect.Effect<DeploymentState> => {
+  const state = states.get(handle)
+  return state === undefined
     ? Effect.die(new Error("This handle was not made by toLayer, so it has no state"))
-    : Effect.sync(() => router.state)
+    : Effect.sync(state)
 }
 
 /** Whether a handle can take requests; one that was not made by `toLayer` always can. */
 export const isReady = (handle: object): boolean => {
-  const state = routers.get(handle)?.state
-  return state === undefined || (state.status === "Ready" && state.replicas.length > 0)
+  const state = states.get(handle)?.()
+  return (
+    state === undefined || (state.status === "Ready" && state.replicas.some((replica) => replica.status !== "Left"))
+  )
 }
 
 /** Makes the handle of a deployment: its methods, which submit requests to the router. */
-export const make = (methods: ReadonlyArray<Rpc.AnyWithProps>, router: Router.Router, requestTimeout: number): any => {
-  const newRequest = requestFactory(router, requestTimeout)
+export const make = (
+  methods: ReadonlyArray<Rpc.AnyWithProps>,
+  router: Router.Router,
+  options: typeof Options.Type
+): any => {
+  const newRequest = requestFactory(router, Duration.toMillis(options.requestTimeout))
   const handle = Object.fromEntries(
     methods.map((rpc, method) => [
       rpc._tag,
@@ -61,7 +78,7 @@ export const make = (methods: ReadonlyArray<Rpc.AnyWithProps>, router: Router.Ro
         : unaryMethod(router, newRequest, method)
     ])
   )
-  routers.set(handle, router)
+  states.set(handle, () => ({ ...router.state, options }))
   return handle
 }
 

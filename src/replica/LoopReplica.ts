@@ -3,7 +3,8 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, Exit, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
+import { Context, Effect, Exit, Latch, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
+import { ReplicaLost, ServeError } from "../core/ServeError.ts"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
 
@@ -21,8 +22,9 @@ export type Handlers = ReadonlyArray<
 const retries = Schedule.exponential("500 millis").pipe(Schedule.upTo({ times: 2 }))
 
 /**
- * Starts a replica: builds its handlers in a scope of the replica's own, up to three times. The replica stops when the
- * surrounding scope closes.
+ * Starts a replica: builds its handlers in a scope of the replica's own, up to three times. The replica leaves when the
+ * surrounding scope closes, or when its own does, which its builder can bring about: a model that is found broken can take
+ * its replica out of service that way.
  */
 export const make = <E, R>(options: {
   readonly id: string
@@ -59,9 +61,13 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>({
   const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<R>())
   const semaphore = yield* Semaphore.make(permits)
   const withPermit = semaphore.withPermitsIfAvailable(1)
+  const left = Latch.makeUnsafe()
+  const lost = Effect.fail(new ServeError({ reason: new ReplicaLost({ replica: id, started: false }) }))
+  yield* Effect.addFinalizer(() => left.open)
 
   const run = (request: Request): Effect.Effect<unknown, unknown> =>
     Effect.suspend(() => {
+      if (left.isOpen()) return lost
       request.state = "Running"
       const work = handlers[request.method]!(request.payload)
       const { relay } = request
@@ -74,6 +80,7 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>({
     id,
     context,
     call: (request) => withPermit(run(request)),
+    left: left.await,
     whenFree: semaphore.withPermit(Effect.void),
     resize: semaphore.resize.bind(semaphore)
   }

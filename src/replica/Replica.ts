@@ -15,11 +15,14 @@ export interface Replica {
   readonly context: Context.Context<never>
   /**
    * Runs a request inside one of the replica's permits and releases the permit when the work has stopped. `None` means
-   * that no permit was free and nothing ran. The elements of a stream method go to the request's relay.
+   * that no permit was free and nothing ran. Fails with `ReplicaLost` when the replica has left and nothing ran. The
+   * elements of a stream method go to the request's relay.
    */
   readonly call: (request: Request) => Effect.Effect<Option.Option<unknown>, unknown>
   /** Waits until a permit is free. Needed only where several routers share a replica; each waits at most once. */
   readonly whenFree: Effect.Effect<void>
+  /** Waits until the replica has left: it runs nothing more, and what it still runs is to be stopped. */
+  readonly left: Effect.Effect<void>
   /** Changes the number of permits. Requests that run keep theirs, so a lower number takes effect as they end. */
   readonly resize: (permits: number) => Effect.Effect<void>
 }

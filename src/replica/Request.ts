@@ -8,7 +8,7 @@
  * @since 0.1.0
  */
 import type { Exit, Fiber, Tracer } from "effect"
-import type { CallOptions, RequestContext } from "../core/RequestContext.ts"
+import type { CallOptions, Priority, RequestContext } from "../core/RequestContext.ts"
 import type { Relay } from "./Relay.ts"
 
 /**
@@ -39,7 +39,9 @@ export class Request {
 
   /** When the router gives up. */
   deadline: number
-  /** Whether the router watches the deadline. */
+  /** When the router looks after it next: its deadline, or when it has waited for too long. */
+  due: number
+  /** Whether the router watches that time. */
   timed: boolean = false
   laterDeadline: Request | undefined = undefined
   earlierDeadline: Request | undefined = undefined
@@ -48,6 +50,8 @@ export class Request {
   turn: number = 0
   /** Where it stands in the queue, or among those that run. */
   spot: number = 0
+  /** Whether it was taken back from a replica that left before starting it. */
+  rerouted: boolean = false
 
   readonly method: number
   readonly payload: unknown
@@ -82,6 +86,15 @@ export class Request {
     this.trace = fields.trace
     this.answer = fields.answer
     this.deadline = fields.deadline
+    this.due = fields.deadline
+  }
+
+  get priority(): Priority {
+    return this.options?.priority ?? this.outer.priority
+  }
+
+  get tenant(): string | undefined {
+    return this.options?.tenant ?? this.outer.tenant
   }
 
   /**
@@ -89,12 +102,12 @@ export class Request {
    * starts and not on arrival, because requests that wait must be small.
    */
   contextAs(requestId: string, origin: number): RequestContext {
-    const { options, outer } = this
+    const { options, outer, priority, tenant } = this
     return {
       requestId,
       deadline: origin + (this.relay?.deadline ?? this.deadline),
-      priority: options?.priority ?? outer.priority,
-      tenant: options?.tenant ?? outer.tenant,
+      priority,
+      tenant,
       modelId: options?.modelId ?? outer.modelId,
       sessionId: options?.sessionId ?? outer.sessionId,
       route: outer.route

@@ -3,13 +3,19 @@
  *
  * Picking two is what keeps the load even without herding: with one probe, or with "the least loaded of all" on numbers
  * that lag, every caller runs to the same replica (Mitzenmacher, "The Power of Two Choices in Randomized Load
- * Balancing", 2001). Only replicas with a free permit are picked from. Plain synchronous code, O(1) per operation.
+ * Balancing", 2001). Only replicas with a free permit are picked from. A replica that has just joined counts as more loaded
+ * than it is, so that it can fill its caches before it has its share; it is still picked when no other has room. Plain
+ * synchronous code, O(1) per operation.
  *
  * @since 0.1.0
  */
 
+/** Milliseconds until a replica that joined has its full weight, and the weight it starts with (Envoy's slow start). */
+const WARM_UP = 10_000
+const COLD = 0.1
+
 /**
- * A replica as the balancer sees it: how much it runs, and how much it may.
+ * A replica as the balancer sees it: how much it runs, how much it may, and since when.
  *
  * @category models
  * @since 0.1.0
@@ -17,6 +23,8 @@
 export interface Load {
   ongoing: number
   limit: number
+  /** When it joined or came back, in milliseconds; `-Infinity` when it is warm from the start. */
+  warmFrom: number
 }
 
 export class Balancer {
@@ -25,6 +33,8 @@ export class Balancer {
   private readonly open: Array<number> = []
   private readonly position: Array<number> = []
   private readonly random: () => number
+  /** When the last of the replicas is warm. */
+  private allWarm = -Infinity
 
   /** `random` returns a number in [0, 1). */
   constructor(loads: ReadonlyArray<Load>, random: () => number) {
@@ -36,8 +46,8 @@ export class Balancer {
     }
   }
 
-  /** Picks a replica with room, or -1 when there is none. */
-  choose(): number {
+  /** Picks a replica with room, or -1 when there is none. `now` is in milliseconds. */
+  choose(now: number): number {
     const open = this.open
     const count = open.length
     if (count === 0) return -1
@@ -46,12 +56,17 @@ export class Balancer {
     const j = (i + 1 + Math.floor(this.random() * (count - 1))) % count
     const one = open[i]!
     const other = open[j]!
-    return this.loads[other]!.ongoing < this.loads[one]!.ongoing ? other : one
+    const load = this.loads[one]!
+    const otherLoad = this.loads[other]!
+    const otherIsLess =
+      now < this.allWarm ? weighted(otherLoad, now) < weighted(load, now) : otherLoad.ongoing < load.ongoing
+    return otherIsLess ? other : one
   }
 
-  /** Takes note that the load or the limit of a replica changed. */
+  /** Takes note that something about a replica changed. */
   update(replica: number): void {
     const load = this.loads[replica]!
+    this.allWarm = Math.max(this.allWarm, load.warmFrom + WARM_UP)
     const at = this.position[replica]!
     const hasRoom = load.ongoing < load.limit
     if (hasRoom && at === -1) {
@@ -66,3 +81,7 @@ export class Balancer {
     }
   }
 }
+
+/** What a replica would run with one more request, for its weight. */
+const weighted = ({ ongoing, warmFrom }: Load, now: number): number =>
+  (ongoing + 1) / Math.min(Math.max((now - warmFrom) / WARM_UP, COLD), 1)

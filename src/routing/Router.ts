@@ -10,10 +10,9 @@
  * @since 0.1.0
  */
 import {
-  Cause,
   Clock,
   Context,
-  Duration,
+  type Duration,
   Effect,
   Effectable,
   Exit,
@@ -21,25 +20,24 @@ import {
   Option,
   Random,
   Scheduler,
-  type Scope,
-  Tracer
+  type Scope
 } from "effect"
-import { RequestContext } from "../core/RequestContext.ts"
-import * as ServeError from "../core/ServeError.ts"
+import { AdmissionQueue, type Discipline, type Fairness, type ShedReason } from "../admission/AdmissionQueue.ts"
+import { Alarm } from "../admission/Alarm.ts"
+import { Line } from "../admission/Line.ts"
+import type { Priority } from "../core/RequestContext.ts"
+import type { ServeError } from "../core/ServeError.ts"
 import type { Replica } from "../replica/Replica.ts"
 import type { Request, StopReason } from "../replica/Request.ts"
-import { AdmissionQueue } from "./AdmissionQueue.ts"
-import { Alarm } from "./Alarm.ts"
-import { Places } from "./Places.ts"
+import { Places, type PlaceState, type Rules } from "./Places.ts"
+import { Refusals } from "./Refusals.ts"
+import { RetryBudget } from "./RetryBudget.ts"
 import { type Counts, type Outcome, Tally } from "./Tally.ts"
+import * as Work from "./Work.ts"
 
 /** Requests handed over in one go, and milliseconds that this may take, before other fibers get a turn. */
 const HANDOVERS_PER_TURN = 1024
 const MILLIS_PER_TURN = 2
-
-/** Weight of the newest run time in the running mean, and the mean before there is one, in milliseconds. */
-const NEWEST_WEIGHT = 0.1
-const FIRST_MEAN = 1000
 
 /**
  * What a deployment does at the moment.
@@ -47,18 +45,18 @@ const FIRST_MEAN = 1000
  * @category models
  * @since 0.1.0
  */
-export interface DeploymentState extends Counts {
+export interface State extends Counts {
   readonly deployment: string
   readonly status: "Ready" | "Draining" | "Stopped"
-  readonly replicas: ReadonlyArray<{
-    readonly id: string
-    readonly running: number
-    readonly maxOngoingRequests: number
-  }>
+  readonly replicas: ReadonlyArray<PlaceState>
   /** Requests that hold a permit, on all replicas. */
   readonly running: number
   /** Requests that wait for a permit. */
   readonly queued: number
+  /** The same by priority. */
+  readonly waiting: Readonly<Record<Priority, number>>
+  /** Whether the queue has not been empty for so long that there is more work than capacity. */
+  readonly overloaded: boolean
   readonly maxQueuedRequests: number
 }
 
@@ -68,12 +66,13 @@ export interface DeploymentState extends Counts {
  * @category options
  * @since 0.1.0
  */
-export interface Options {
+export interface Options extends Rules {
   readonly deployment: string
   readonly methods: ReadonlyArray<string>
   readonly replicas: ReadonlyArray<Replica>
-  readonly maxOngoingRequests: number
   readonly maxQueuedRequests: number
+  readonly queueDiscipline: Discipline
+  readonly fairness: Fairness
   readonly gracefulShutdownTimeout: Duration.Duration
 }
 
@@ -81,7 +80,9 @@ export interface Options {
 export const make = Effect.fnUntraced(function* (options: Options): Effect.fn.Return<Router, never, Scope.Scope> {
   const idPrefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
   const router = new Router(options, idPrefix, yield* Effect.context())
+  yield* router.places.open
   yield* router.tally.show
+  yield* router.places.show(options.deployment)
   yield* Effect.addFinalizer(() => router.close)
   return router
 })
@@ -90,20 +91,20 @@ export class Router {
   /** When the router started, in whole milliseconds on the clock: its own times count from here. */
   readonly origin: number
   readonly tally: Tally
+  readonly places: Places
   private readonly options: Options
   private readonly clock: Clock.Clock
-  private readonly places: Places
   private readonly queue: AdmissionQueue<Request>
-  private readonly running = new AdmissionQueue<Request>(Infinity)
+  private readonly running = new Line<Request>()
   private readonly alarm: Alarm<Request>
-  private readonly random: Random.Random
+  private readonly budget = new RetryBudget()
+  private readonly refusals: Refusals
+  private readonly spanNames: ReadonlyArray<string>
   private readonly idPrefix: string
   private readonly dispatcher: Scheduler.SchedulerDispatcher
-  private readonly fork: (effect: Effect.Effect<void>) => Fiber.Fiber<void>
 
-  private status: DeploymentState["status"] = "Ready"
+  private status: State["status"] = "Ready"
   private handingOver = false
-  private meanRunTime = FIRST_MEAN
   private ids = 0
   private turns = 0
   private onIdle: (() => void) | undefined = undefined
@@ -113,15 +114,30 @@ export class Router {
     this.idPrefix = idPrefix
     this.clock = Context.get(context, Clock.Clock)
     this.origin = Math.floor(this.clock.currentTimeMillisUnsafe())
-    this.random = Context.get(context, Random.Random)
     this.dispatcher = Context.get(context, Scheduler.Scheduler).makeDispatcher()
-    this.fork = Effect.runForkWith(context)
-    this.places = new Places(options.replicas, options.maxOngoingRequests, () => this.random.nextDoubleUnsafe())
-    this.queue = new AdmissionQueue(options.maxQueuedRequests)
+    this.spanNames = options.methods.map((method) => `${options.deployment}.${method}`)
+    const fork = Effect.runForkWith(context)
+    const source = Context.get(context, Random.Random)
+    const random = () => source.nextDoubleUnsafe()
+    this.places = new Places({
+      replicas: options.replicas,
+      rules: options,
+      random,
+      fork,
+      onRoom: () => this.handOver()
+    })
+    this.queue = new AdmissionQueue({
+      maxSize: options.maxQueuedRequests,
+      discipline: options.queueDiscipline,
+      fairness: options.fairness,
+      methods: options.methods.length,
+      permits: () => this.places.permits
+    })
+    this.refusals = new Refusals(options.deployment, (request, now) => this.queue.drainTime(request, now), random)
     this.alarm = new Alarm({
       now: () => this.now,
-      after: (delay, effect) => this.fork(Effect.andThen(this.clock.sleep(delay), effect)),
-      strike: (request) => this.expire(request)
+      after: (delay, effect) => fork(Effect.andThen(this.clock.sleep(delay), effect)),
+      strike: (request) => this.strike(request)
     })
     this.tally = new Tally(
       options.deployment,
@@ -137,19 +153,24 @@ export class Router {
 
   /** Starts a request, queues it, or answers it with the reason why not. Never waits. */
   submit(request: Request): void {
-    if (this.status !== "Ready") return this.refuse(request, this.unavailable("draining"))
-    if (this.places.size === 0) return this.refuse(request, this.unavailable("noReplicas"))
-    if (request.deadline <= request.arrivedAt) return this.refuse(request, this.deadlineExceeded("admission"))
+    const now = request.arrivedAt
+    if (this.status !== "Ready") return this.refuse(request, this.refusals.unavailable(request, now, "draining"))
+    if (this.places.size === 0) return this.refuse(request, this.refusals.unavailable(request, now, "noReplicas"))
+    if (request.deadline <= now) return this.refuse(request, this.refusals.expired("admission"))
     request.turn = this.turns++
-    const place = this.queue.size === 0 ? this.places.choose() : -1
+    this.budget.request(now)
+    const place = this.queue.size === 0 ? this.places.choose(now) : -1
     if (place !== -1) {
       this.tally.accept(request.method)
-      return this.start(request, place, request.arrivedAt)
+      return this.start(request, place, now)
     }
-    if (!this.queue.offer(request)) return this.refuse(request, this.queueFull())
+    const shed = this.queue.offer(request, now)
+    if (shed === "full") return this.refuse(request, this.refusals.full(request, now, this.load))
+    if (shed === "late") return this.refuse(request, this.refusals.late(request, now, "admission"))
     this.tally.accept(request.method)
     this.tally.enqueue(request.method)
     this.alarm.watch(request)
+    if (shed !== undefined) this.shed(shed.waiter, shed.why, now)
   }
 
   /** Ends a request whose caller left, and waits until its work has stopped. */
@@ -161,7 +182,8 @@ export class Router {
   cancelNow(request: Request): Effect.Effect<void> {
     if (request.state === "Settled" || isAnswered(request)) return Effect.void
     if (request.state === "Queued") {
-      this.leaveQueue(request, "cancelled")
+      this.leaveQueue(request)
+      this.settle(request, "cancelled")
       return Effect.void
     }
     this.stop(request, "cancelled")
@@ -173,10 +195,12 @@ export class Router {
 
   /** A stream gave its first element: from now on only its caller's own deadline counts. */
   streaming(request: Request): void {
+    this.queue.answered(request.method, this.now - request.startedAt)
     const deadline = request.relay?.deadline ?? request.deadline
     if (request.deadline === deadline) return
     this.alarm.unwatch(request)
     request.deadline = deadline
+    request.due = deadline
     this.alarm.watch(request)
   }
 
@@ -188,13 +212,28 @@ export class Router {
     )
   }
 
-  get state(): DeploymentState {
+  /** A replica has left: what it runs is lost, and what it hasn't started goes to another one. */
+  leave(place: number): void {
+    this.places.leave(place)
+    for (const request of Array.from(this.running)) {
+      if (request.place === place && request.state === "Running") this.lose(request)
+    }
+  }
+
+  /** Another replica takes the place of one that has left. */
+  join(place: number, replica: Replica): Effect.Effect<void> {
+    return Effect.suspend(() => this.places.join(place, replica, this.now))
+  }
+
+  get state(): State {
     return {
       deployment: this.options.deployment,
       status: this.status,
       replicas: this.places.state,
       running: this.running.size,
       queued: this.queue.size,
+      waiting: this.queue.sizes,
+      overloaded: this.queue.isStanding(this.now),
       maxQueuedRequests: this.queue.maxSize,
       ...this.tally.counts
     }
@@ -229,9 +268,7 @@ export class Router {
   private start(request: Request, place: number, now: number): void {
     const replica = this.reserve(request, place, now)
     const context = request.contextAs(request.outer.requestId || this.newId(), this.origin)
-    const fiber = Effect.runForkWith(Context.add(replica.context, RequestContext, context))(
-      request.trace === undefined ? replica.call(request) : this.traced(request, context.requestId, replica)
-    )
+    const fiber = Work.start(request, replica, context, this.spanNames[request.method]!)
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.ended(request, exit)
     request.fiber = fiber
@@ -240,27 +277,41 @@ export class Router {
     else fiber.interruptUnsafe()
   }
 
-  private ended(request: Request, exit: Exit.Exit<Option.Option<unknown>, unknown>): void {
+  private ended(request: Request, end: Work.End): void {
     const now = this.now
-    const { stopping } = request
-    const place = this.release(request, now)
-    if (Exit.isSuccess(exit) && Option.isNone(exit.value) && stopping === undefined) {
-      this.handBack(request, place)
-    } else if (stopping !== undefined) {
+    const { place, stopping } = request
+    if (stopping !== undefined) {
+      this.release(request, now)
       this.settle(request, stopping === "lost" ? "failed" : stopping)
-    } else if (Exit.isSuccess(exit)) {
-      this.meanRunTime += NEWEST_WEIGHT * (now - request.startedAt - this.meanRunTime)
-      this.settle(request, "completed")
-      request.answer(answerOf(exit))
-    } else if (now >= request.deadline && isDeadlineExceeded(exit)) {
-      // A nested call has the same deadline, and may have heard of it first.
-      this.settle(request, "expired")
-      request.answer(Exit.fail(this.runningTooLong(request)))
+    } else if (Exit.isSuccess(end) && Option.isNone(end.value)) {
+      this.takeBack(request, now)
+      this.places.block(place)
+    } else if (this.mayReroute(request, end, now)) {
+      request.rerouted = true
+      this.tally.reroute(request.method)
+      this.takeBack(request, now)
     } else {
-      this.settle(request, "failed")
-      request.answer(answerOf(exit))
+      const outcome = this.judge(request, end, now)
+      this.release(request, now)
+      this.settle(request, outcome)
+      request.answer(outcome === "expired" ? Exit.fail(this.refusals.expired(stageOf(request))) : Work.answerOf(end))
     }
     this.handOver()
+  }
+
+  /** How a request ended that was not told to stop, and what is to be learnt from it. */
+  private judge(request: Request, end: Work.End, now: number): Outcome {
+    if (Exit.isSuccess(end)) {
+      const time = now - request.startedAt
+      this.queue.completed(time)
+      if (request.relay === undefined) this.queue.answered(request.method, time)
+      this.places.succeeded(request.place, now, time)
+      return "completed"
+    }
+    const reason = Work.reasonOf(end)
+    if (reason === undefined) this.places.failed(request.place, now)
+    // A nested call has the same deadline, and may have heard of it first.
+    return now >= request.deadline && reason === "DeadlineExceeded" ? "expired" : "failed"
   }
 
   /** Gives the free permits to the requests that wait, in turn. */
@@ -270,49 +321,63 @@ export class Router {
     try {
       const from = this.now
       for (let handovers = 0; this.queue.size > 0; handovers++) {
-        const place = this.places.choose()
-        if (place === -1) return
         const now = this.now
+        const place = this.places.choose(now)
+        if (place === -1) return
         if (handovers === HANDOVERS_PER_TURN || now - from > MILLIS_PER_TURN) {
           this.dispatcher.scheduleTask(() => this.handOver(), 0)
           return
         }
-        const request = this.queue.next()!
+        const request = this.queue.next(now)!
         this.tally.dequeue(request.method)
-        if (request.deadline > now) this.start(request, place, now)
-        else this.expireQueued(request)
+        if (this.queue.isLate(request, now)) this.expireQueued(request, now)
+        else this.start(request, place, now)
       }
     } finally {
       this.handingOver = false
     }
   }
 
-  private handBack(request: Request, place: number): void {
+  /** A replica did not start a request: it waits again, in its old turn. */
+  private takeBack(request: Request, now: number): void {
+    this.release(request, now)
     request.state = "Queued"
     request.place = -1
     request.fiber = undefined
-    this.queue.restore(request)
+    this.queue.restore(request, now)
     this.tally.enqueue(request.method)
     this.alarm.watch(request)
-    this.places.block(place, this.fork, () => this.handOver())
+  }
+
+  /** Whether a request may be sent to another replica: once, within the budget, and if its own never started it. */
+  private mayReroute(request: Request, end: Work.End, now: number): boolean {
+    return (
+      request.state === "Reserved" &&
+      !request.rerouted &&
+      Work.reasonOf(end) === "ReplicaLost" &&
+      this.budget.withdraw(now)
+    )
   }
 
   private reserve(request: Request, place: number, now: number): Replica {
     this.places.reserve(place)
-    this.running.offer(request)
+    this.running.add(request)
     this.tally.reserve(request.method, place, now - request.arrivedAt)
+    if (request.due !== request.deadline) {
+      this.alarm.unwatch(request)
+      request.due = request.deadline
+    }
     request.state = "Reserved"
     request.place = place
     request.startedAt = now
     return this.places.replica(place)
   }
 
-  private release(request: Request, now: number): number {
+  private release(request: Request, now: number): void {
     const { place } = request
     this.places.release(place)
-    this.running.cancel(request)
+    this.running.remove(request)
     this.tally.release(request.method, place, now - request.startedAt)
-    return place
   }
 
   private settle(request: Request, outcome: Outcome): void {
@@ -322,10 +387,9 @@ export class Router {
     if (this.onIdle !== undefined && this.running.size === 0 && this.queue.size === 0) this.onIdle()
   }
 
-  private leaveQueue(request: Request, outcome: Outcome): void {
-    this.queue.cancel(request)
+  private leaveQueue(request: Request): void {
+    this.queue.cancel(request, this.now)
     this.tally.dequeue(request.method)
-    this.settle(request, outcome)
   }
 
   private stop(request: Request, reason: StopReason): void {
@@ -333,40 +397,53 @@ export class Router {
     request.fiber?.interruptUnsafe()
   }
 
-  private expire(request: Request): void {
+  /** A request has waited for too long, or its deadline has passed. */
+  private strike(request: Request): void {
+    const now = this.now
     if (request.state === "Queued") {
-      this.queue.cancel(request)
+      this.queue.cancel(request, now)
+      if (now < request.deadline) return this.shed(request, "queueTimeout", now)
       this.tally.dequeue(request.method)
-      return this.expireQueued(request)
+      return this.expireQueued(request, now)
     }
     if (request.stopping !== undefined) return
+    if (request.relay?.started !== true) this.places.failed(request.place, now)
     this.stop(request, "expired")
-    request.answer(Exit.fail(this.runningTooLong(request)))
+    request.answer(Exit.fail(this.refusals.expired(stageOf(request))))
   }
 
-  private expireQueued(request: Request): void {
+  private expireQueued(request: Request, now: number): void {
     this.settle(request, "expired")
-    request.answer(Exit.fail(this.deadlineExceeded("queue")))
+    request.answer(Exit.fail(this.refusals.late(request, now, "queue")))
   }
 
-  private refuse(request: Request, error: ServeError.ServeError): void {
+  /** Drops a request that has left the queue for the sake of others. */
+  private shed(request: Request, why: ShedReason, now: number): void {
+    this.tally.dequeue(request.method)
+    this.tally.shed(request.method, why)
+    this.settle(request, "failed")
+    request.answer(Exit.fail(this.refusals.shed(request, now, why)))
+  }
+
+  private refuse(request: Request, error: ServeError): void {
     request.state = "Settled"
     this.tally.reject(request.method, error.reason._tag)
     request.answer(Exit.fail(error))
   }
 
   private abandon(): void {
-    for (let request = this.queue.next(); request !== undefined; request = this.queue.next()) {
-      this.tally.dequeue(request.method)
+    for (const request of Array.from(this.queue)) {
+      this.leaveQueue(request)
       this.settle(request, "failed")
-      request.answer(Exit.fail(this.unavailable("draining")))
+      request.answer(Exit.fail(this.refusals.unavailable(request, this.now, "draining")))
     }
-    for (const request of Array.from(this.running)) {
-      const started = request.state === "Running"
-      this.stop(request, "lost")
-      const replica = this.places.replica(request.place).id
-      request.answer(Exit.fail(fail(new ServeError.ReplicaLost({ replica, started }))))
-    }
+    for (const request of Array.from(this.running)) this.lose(request)
+  }
+
+  private lose(request: Request): void {
+    const started = request.state === "Running"
+    this.stop(request, "lost")
+    request.answer(Exit.fail(this.refusals.lost(this.places.replica(request.place).id, started)))
   }
 
   private get idle(): Effect.Effect<void> {
@@ -376,47 +453,17 @@ export class Router {
     })
   }
 
-  private traced(request: Request, requestId: string, replica: Replica): ReturnType<Replica["call"]> {
-    const { parent, tracer } = request.trace!
-    const work = replica.call(request)
-    if (parent?.sampled === false) return Effect.provideService(work, Tracer.ParentSpan, parent)
-    const span = Effect.withSpan(work, `${this.options.deployment}.${this.options.methods[request.method]}`, {
-      ...(parent === undefined ? { root: true } : { parent }),
-      attributes: { replica: replica.id, requestId }
-    })
-    return tracer === undefined ? span : Effect.provideService(span, Tracer.Tracer, tracer)
-  }
-
   private newId(): string {
     return `${this.idPrefix}-${(this.ids++).toString(36)}`
   }
 
-  private unavailable(why: "draining" | "noReplicas"): ServeError.ServeError {
-    return fail(new ServeError.Unavailable({ deployment: this.options.deployment, why }))
-  }
-
-  private deadlineExceeded(stage: typeof ServeError.Stage.Type): ServeError.ServeError {
-    return fail(new ServeError.DeadlineExceeded({ deployment: this.options.deployment, stage }))
-  }
-
-  private runningTooLong({ relay }: Request): ServeError.ServeError {
-    return this.deadlineExceeded(relay?.started === true ? "stream" : "handler")
-  }
-
-  private queueFull(): ServeError.ServeError {
-    const { permits } = this.places
-    // Jitter of up to as much again, so that callers refused together don't come back together.
-    const drainTime = ((this.queue.size + 1) * this.meanRunTime) / permits
-    return fail(
-      new ServeError.QueueFull({
-        deployment: this.options.deployment,
-        ongoing: this.running.size,
-        maxOngoingRequests: permits,
-        queued: this.queue.size,
-        maxQueuedRequests: this.queue.maxSize,
-        retryAfter: Duration.millis(Math.ceil(drainTime * (1 + this.random.nextDoubleUnsafe())))
-      })
-    )
+  private get load() {
+    return {
+      ongoing: this.running.size,
+      maxOngoingRequests: this.places.permits,
+      queued: this.queue.size,
+      maxQueuedRequests: this.queue.maxSize
+    }
   }
 }
 
@@ -439,18 +486,4 @@ class Cancel extends Effectable.Class<void> {
 // Whoever was told of a deadline or of a lost replica doesn't wait until the work has stopped.
 const isAnswered = ({ stopping }: Request) => stopping === "expired" || stopping === "lost"
 
-const fail = (reason: ServeError.Reason) => new ServeError.ServeError({ reason })
-
-const isDeadlineExceeded = ({ cause }: Exit.Failure<unknown, unknown>) =>
-  Option.exists(
-    Cause.findErrorOption(cause),
-    (error) => error instanceof ServeError.ServeError && error.reason._tag === "DeadlineExceeded"
-  )
-
-// A handler that interrupts itself must not look like an interruption of its caller.
-const answerOf = (exit: Exit.Exit<Option.Option<unknown>, unknown>): Exit.Exit<unknown, unknown> =>
-  Exit.isSuccess(exit)
-    ? Exit.succeed(Option.getOrUndefined(exit.value))
-    : Cause.hasInterruptsOnly(exit.cause)
-      ? Exit.die(new Error("The handler interrupted itself"))
-      : exit
+const stageOf = ({ relay }: Request) => (relay?.started === true ? "stream" : "handler")

@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import { Effect, type Scope } from "effect"
+import type { ShedReason } from "../admission/AdmissionQueue.ts"
 import * as Metrics from "../core/Metrics.ts"
 import type { Reason } from "../core/ServeError.ts"
 
@@ -17,6 +18,8 @@ export type Outcome = (typeof outcomes)[number]
 
 const outcomes = ["completed", "failed", "cancelled", "expired"] as const
 
+const shedReasons: ReadonlyArray<ShedReason> = ["queueTimeout", "displaced"]
+
 /**
  * Requests since the start: those that arrived, and those that were accepted and have ended.
  *
@@ -26,6 +29,12 @@ const outcomes = ["completed", "failed", "cancelled", "expired"] as const
 export interface Counts extends Readonly<Record<Outcome, number>> {
   readonly accepted: number
   readonly rejected: number
+  /** The rejected ones by reason, those that never occurred left out. */
+  readonly rejections: Readonly<Partial<Record<Reason["_tag"], number>>>
+  /** Of those that failed, the ones that were dropped while they waited, by reason. */
+  readonly shed: Readonly<Record<ShedReason, number>>
+  /** Requests that were sent to a second replica because their first one left before it started them. */
+  readonly rerouted: number
 }
 
 /** What happened before a replica had the request. */
@@ -33,6 +42,8 @@ interface Arrivals {
   accepted: number
   queued: number
   readonly rejected: Map<Reason["_tag"], number>
+  readonly shed: Record<ShedReason, number>
+  rerouted: number
   readonly queueWait: Metrics.Histogram
 }
 
@@ -58,6 +69,8 @@ export class Tally {
       accepted: 0,
       queued: 0,
       rejected: new Map(),
+      shed: { queueTimeout: 0, displaced: 0 },
+      rerouted: 0,
       queueWait: new Metrics.Histogram()
     }))
     this.runs = this.replicas.map(() =>
@@ -79,6 +92,14 @@ export class Tally {
   reject(method: number, reason: Reason["_tag"]): void {
     const { rejected } = this.arrivals[method]!
     rejected.set(reason, (rejected.get(reason) ?? 0) + 1)
+  }
+
+  shed(method: number, why: ShedReason): void {
+    this.arrivals[method]!.shed[why]++
+  }
+
+  reroute(method: number): void {
+    this.arrivals[method]!.rerouted++
   }
 
   enqueue(method: number): void {
@@ -108,13 +129,20 @@ export class Tally {
   }
 
   get counts(): Counts {
-    const counts = { accepted: 0, rejected: 0, completed: 0, failed: 0, cancelled: 0, expired: 0 }
-    for (const { accepted, rejected } of this.arrivals) {
-      counts.accepted += accepted
-      for (const count of rejected.values()) counts.rejected += count
+    const counts = { accepted: 0, rejected: 0, completed: 0, failed: 0, cancelled: 0, expired: 0, rerouted: 0 }
+    const rejections: Partial<Record<Reason["_tag"], number>> = {}
+    const shed = { queueTimeout: 0, displaced: 0 }
+    for (const arrivals of this.arrivals) {
+      counts.accepted += arrivals.accepted
+      counts.rerouted += arrivals.rerouted
+      for (const why of shedReasons) shed[why] += arrivals.shed[why]
+      for (const [reason, count] of arrivals.rejected) {
+        counts.rejected += count
+        rejections[reason] = (rejections[reason] ?? 0) + count
+      }
     }
     for (const runs of this.runs.flat()) for (const outcome of outcomes) counts[outcome] += runs[outcome]
-    return counts
+    return { ...counts, rejections, shed }
   }
 
   /** Shows all counts in the `Metric` registry until the scope closes. */
@@ -127,6 +155,8 @@ export class Tally {
           Metrics.showCounter(Metrics.accepted, tags, () => counts.accepted),
           Metrics.showGauge(Metrics.queued, tags, () => counts.queued),
           Metrics.showHistogram(Metrics.queueWait, tags, counts.queueWait),
+          Metrics.showCounter(Metrics.rerouted, tags, () => counts.rerouted),
+          ...shedReasons.map((why) => Metrics.showCounter(Metrics.shed, { ...tags, why }, () => counts.shed[why])),
           ...refusals.map((reason) =>
             Metrics.showCounter(Metrics.rejected, { ...tags, reason }, () => counts.rejected.get(reason) ?? 0)
           )

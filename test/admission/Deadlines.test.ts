@@ -6,14 +6,14 @@
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { Deadlines, type Timed } from "../../src/routing/Deadlines.ts"
+import { Deadlines, type Timed } from "../../src/admission/Deadlines.ts"
 
 class Bomb implements Timed<Bomb> {
   laterDeadline: Bomb | undefined = undefined
   earlierDeadline: Bomb | undefined = undefined
-  deadline: number
-  constructor(deadline: number) {
-    this.deadline = deadline
+  due: number
+  constructor(due: number) {
+    this.due = due
   }
 }
 
@@ -42,7 +42,7 @@ const bothAt = (start: number) => {
   const pending = new Set<Bomb>()
   let now = start
 
-  const first = () => Array.from(pending).reduce((least, { deadline }) => Math.min(least, deadline), Infinity)
+  const first = () => Array.from(pending).reduce((least, { due }) => Math.min(least, due), Infinity)
 
   const add = (deadline: number) => {
     const bomb = new Bomb(deadline)
@@ -60,7 +60,7 @@ const bothAt = (start: number) => {
     now = to
     deadlines.advance(now, (bomb) => {
       assert.isTrue(pending.delete(bomb), "strikes only what was added, and once")
-      struck.push(bomb.deadline)
+      struck.push(bomb.due)
     })
     assert.deepStrictEqual(
       struck,
@@ -130,7 +130,7 @@ describe("Deadlines", () => {
     const struck: Array<number> = []
     deadlines.add(new Bomb(10))
     assert.isAtMost(deadlines.next, 1000)
-    deadlines.advance(1000, ({ deadline }) => struck.push(deadline))
+    deadlines.advance(1000, ({ due }) => struck.push(due))
     assert.deepStrictEqual(struck, [10])
   })
 
@@ -141,8 +141,8 @@ describe("Deadlines", () => {
     deadlines.add(new Bomb(100))
     deadlines.add(removed)
     deadlines.add(new Bomb(5000))
-    deadlines.advance(10_000, ({ deadline }) => {
-      struck.push(deadline)
+    deadlines.advance(10_000, ({ due }) => {
+      struck.push(due)
       if (struck.length > 1) return
       deadlines.remove(removed)
       for (const deadline of [100, 50, 300, 20_000]) deadlines.add(new Bomb(deadline))

@@ -1,84 +1,88 @@
 /**
- * Seen red ("agrees with a list") for each of these mutations: `offer` admits one too many; `restore` puts a waiter at
- * the end, or always in front, or steps over gaps wrongly; `cancel` leaves the first spot empty; `makeRoom` keeps old
- * spots or never lengthens the ring; `clear` keeps the span.
+ * Seen red ("agrees with a list") for each of these mutations: `restore` puts a waiter at the end, or always in front, or
+ * steps over gaps wrongly; `remove` leaves the first or the last spot empty; `makeRoom` keeps old spots or never lengthens
+ * the ring; `clear` keeps the span.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
-import { AdmissionQueue, type Waiter } from "../../src/routing/AdmissionQueue.ts"
+import { Line, type Standing } from "../../src/admission/Line.ts"
 
 let guests = 0
 
-class Guest implements Waiter {
+class Guest implements Standing {
   /** The order in which they came. */
   turn = guests++
   spot = 0
 }
 
 const Operation = Schema.Struct({
-  name: Schema.Literals(["offer", "offer", "next", "next", "cancel", "restore"]),
+  name: Schema.Literals(["add", "add", "first", "last", "remove", "restore"]),
   at: Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 999 }))
 })
 const Operations = Schema.Array(Operation).check(Schema.isMaxLength(60))
-const Bound = Schema.Literals([0, 1, 2, 5, 20, 1000, 5000])
 
-describe("AdmissionQueue", () => {
+describe("Line", () => {
   it.prop(
     "agrees with a list that is sorted by turn",
-    [Bound, Operations],
-    ([maxSize, operations]) => {
-      const queue = new AdmissionQueue<Guest>(maxSize)
-      const line: Array<Guest> = []
-      const served: Array<Guest> = []
+    [Operations],
+    ([operations]) => {
+      const line = new Line<Guest>()
+      const list: Array<Guest> = []
+      const taken: Array<Guest> = []
+      const take = (guest: Guest | undefined) => {
+        if (guest === undefined) return
+        line.remove(guest)
+        list.splice(list.indexOf(guest), 1)
+        taken.push(guest)
+      }
       for (const { at, name } of operations) {
         switch (name) {
-          case "offer": {
+          case "add": {
             for (let i = 0; i <= at % 100; i++) {
               const guest = new Guest()
-              const fits = line.length < maxSize
-              assert.strictEqual(queue.offer(guest), fits)
-              if (fits) line.push(guest)
+              line.add(guest)
+              list.push(guest)
             }
             break
           }
-          case "next": {
+          case "first":
+          case "last": {
             for (let i = 0; i <= at % 4; i++) {
-              const guest = line.shift()
-              assert.strictEqual(queue.next(), guest)
-              if (guest !== undefined) served.push(guest)
+              assert.strictEqual(line.first, list[0])
+              assert.strictEqual(line.last, list.at(-1))
+              take(line[name])
             }
             break
           }
-          case "cancel": {
-            // One of the first, one of all, everyone, or every third.
-            const one = at % (at < 250 ? Math.min(line.length, 5) : line.length)
-            const leaving = line.filter((_, i) => (at < 500 ? i === one : at < 550 || i % 3 === 0))
+          case "remove": {
+            // One of the first or of the last, one of all, everyone, or every third.
+            const some = Math.min(list.length, 5)
+            const one = at < 125 ? at % some : at < 250 ? list.length - 1 - (at % some) : at % list.length
+            const leaving = list.filter((_, i) => (at < 500 ? i === one : at < 550 || i % 3 === 0))
             for (const guest of leaving) {
-              queue.cancel(guest)
-              line.splice(line.indexOf(guest), 1)
+              line.remove(guest)
+              list.splice(list.indexOf(guest), 1)
             }
             break
           }
           case "restore": {
-            // Several may be given back, in any order, while others are still served.
+            // Several may be given back, in any order, while others are still taken.
             for (let i = 0; i <= at % 4; i++) {
-              const [guest] = served.splice(at % Math.max(served.length, 1), 1)
+              const [guest] = taken.splice(at % Math.max(taken.length, 1), 1)
               if (guest === undefined) break
-              queue.restore(guest)
-              line.push(guest)
+              line.restore(guest)
+              list.push(guest)
             }
-            line.sort((one, other) => one.turn - other.turn)
+            list.sort((one, other) => one.turn - other.turn)
           }
         }
-        assert.strictEqual(queue.size, line.length)
-        const standing = Array.from(queue)
-        assert.isTrue(standing.length === line.length && standing.every((guest, i) => guest === line[i]))
+        assert.strictEqual(line.size, list.length)
+        assert.strictEqual(line.first, list[0])
+        assert.strictEqual(line.last, list.at(-1))
+        const standing = Array.from(line)
+        assert.isTrue(standing.length === list.length && standing.every((guest, i) => guest === list[i]))
       }
     },
     { arbitrary: { runs: 500, size: 60, seed: 1 } }
   )
-
-  it("says how long the line may get", () => {
-    assert.strictEqual(new AdmissionQueue<Guest>(7).maxSize, 7)
-  })
 })

@@ -249,7 +249,7 @@ describe("Deployment", () => {
         const { queued, replicas } = yield* Job.state
         assert.deepStrictEqual(
           replicas,
-          ["Job#0", "Job#1", "Job#2"].map((id) => ({ id, running: 3, maxOngoingRequests: 3 }))
+          ["Job#0", "Job#1", "Job#2"].map((id) => ({ id, status: "Ready" as const, running: 3, maxOngoingRequests: 3 }))
         )
         assert.strictEqual(queued, 1)
       }).pipe(Effect.provide(jobLayer({ replicas: 3, maxOngoingRequests: 3 })))
@@ -682,9 +682,10 @@ describe("Deployment", () => {
         yield* TestClock.adjust("30 millis")
         yield* Fiber.await(late)
         const running = yield* call(run(Effect.never))
-        yield* call(run(Effect.never))
-        yield* call(run(Effect.never))
-        const lateInLine = yield* call(run(Effect.never, { timeout: "30 millis" }))
+        // Those that aren't critical are shed before their deadlines pass.
+        yield* call(run(Effect.never, { priority: "critical" }))
+        yield* call(run(Effect.never, { priority: "critical" }))
+        const lateInLine = yield* call(run(Effect.never, { timeout: "30 millis", priority: "critical" }))
         yield* Effect.exit(run(Effect.void))
         yield* Fiber.interrupt(running)
         yield* TestClock.adjust("30 millis")
@@ -707,6 +708,8 @@ describe("Deployment", () => {
           "serve_requests_rejected_total run DeadlineExceeded": 1,
           "serve_requests_rejected_total run QueueFull": 1,
           "serve_requests_queued run": 2,
+          "serve_replica_max_ongoing_requests Job#0": 1,
+          "serve_replica_in_service Job#0": 1,
           "serve_requests_running run Job#0": 1,
           "serve_requests_completed_total run Job#0": 1,
           "serve_requests_completed_total flow Job#0": 1,

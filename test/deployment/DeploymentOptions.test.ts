@@ -33,6 +33,11 @@ describe("DeploymentOptions", () => {
         replicas: 1,
         maxOngoingRequests: 5,
         maxQueuedRequests: 1000,
+        queueDiscipline: "adaptive",
+        fairness: "none",
+        concurrencyLimit: "fixed",
+        minOngoingRequests: 1,
+        outlierEjection: true,
         requestTimeout: Duration.seconds(60),
         gracefulShutdownTimeout: Duration.seconds(20)
       })

@@ -108,8 +108,22 @@ export const makeWorld = (pace: Pace) => {
     Array.from({ length: count }, (_, i) =>
       perform(LoopReplica.make({ id: `#${i}`, permits, build: Effect.succeed([(work) => (work as Work)(i)]) }))
     )
-  const router = (options: Pick<Router.Options, "replicas" | "maxOngoingRequests" | "maxQueuedRequests">) =>
-    perform(Router.make({ deployment: "Test", methods: ["run"], gracefulShutdownTimeout: Duration.zero, ...options }))
+  const router = (
+    options: Pick<Router.Options, "replicas" | "maxOngoingRequests" | "maxQueuedRequests"> & Partial<Router.Options>
+  ) =>
+    perform(
+      Router.make({
+        deployment: "Test",
+        methods: ["run"],
+        queueDiscipline: "fifo",
+        fairness: "none",
+        concurrencyLimit: "fixed",
+        minOngoingRequests: 1,
+        outlierEjection: false,
+        gracefulShutdownTimeout: Duration.zero,
+        ...options
+      })
+    )
 
   return { turns, clock, fork, replicas, router, now: () => clock.currentTimeMillisUnsafe() }
 }
