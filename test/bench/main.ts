@@ -4,9 +4,11 @@
 import { NodeRuntime } from "@effect/platform-node"
 import { Effect } from "effect"
 import { handle } from "./handle.ts"
-import { type Bench, report } from "./report.ts"
+import { overload } from "./overload.ts"
+import { overloadHttp } from "./overloadHttp.ts"
+import { type Bench, report, type Study } from "./report.ts"
 
-const benches: ReadonlyArray<Bench> = [handle]
+const benches: ReadonlyArray<Bench | Study> = [handle, overload, overloadHttp]
 
 const program = Effect.gen(function* () {
   const names = process.argv.slice(2)

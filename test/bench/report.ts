@@ -12,6 +12,12 @@ export interface Bench {
   readonly verdicts: (median: (name: string) => number) => ReadonlyArray<Verdict>
 }
 
+/** A benchmark that says by itself what it measured. */
+export interface Study {
+  readonly name: string
+  readonly measure: Effect.Effect<ReadonlyArray<Verdict>, unknown>
+}
+
 export interface Verdict {
   readonly text: string
   readonly holds: boolean
@@ -31,7 +37,14 @@ export const ratio = (name: string, value: number, budget: number): Verdict => (
 
 const medianOf = (numbers: ReadonlyArray<number>) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!
 
-export const report = Effect.fnUntraced(function* (bench: Bench) {
+/** Whether the budgets of a benchmark hold. */
+export const report = Effect.fnUntraced(function* (bench: Bench | Study) {
+  const verdicts = "run" in bench ? yield* medians(bench) : yield* bench.measure
+  for (const { holds, text } of verdicts) yield* Console.log(`  ${holds ? "holds" : "MISSED"}  ${text}`)
+  return verdicts.every(({ holds }) => holds)
+})
+
+const medians = Effect.fnUntraced(function* (bench: Bench) {
   const rounds: Array<Record<string, number>> = []
   for (let i = 0; i < bench.rounds; i++) rounds.push(yield* bench.run)
   const values = (name: string) => rounds.map((round) => round[name]!)
@@ -41,7 +54,5 @@ export const report = Effect.fnUntraced(function* (bench: Bench) {
     const [median, low, high] = [medianOf(all), Math.min(...all), Math.max(...all)].map((value) => value.toFixed(0))
     yield* Console.log(`  ${name.padEnd(24)} ${median} (${low} to ${high})`)
   }
-  const verdicts = bench.verdicts((name) => medianOf(values(name)))
-  for (const { holds, text } of verdicts) yield* Console.log(`  ${holds ? "holds" : "MISSED"}  ${text}`)
-  return verdicts.every(({ holds }) => holds)
+  return bench.verdicts((name) => medianOf(values(name)))
 })
