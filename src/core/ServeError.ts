@@ -235,3 +235,31 @@ export class ServeError extends Schema.TaggedError<ServeError>("effect-serve/Ser
     return this.reason.message
   }
 }
+
+/**
+ * Makes a {@link ServeError} without a stack trace: where in the runtime a request was refused says nothing to anyone, and
+ * taking the trace is the most expensive part of refusing, which has to be cheap when there is too much to do.
+ *
+ * @example
+ * ```ts
+ * import { Duration } from "effect"
+ * import { ServeError } from "effect-serve"
+ *
+ * const error = ServeError.because(
+ *   () => new ServeError.Shed({ deployment: "Chat", why: "the budget is spent", retryAfter: Duration.seconds(5) })
+ * )
+ * console.log(error.reason._tag) // => "Shed"
+ * ```
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const because = (reason: () => Reason): ServeError => {
+  const { stackTraceLimit } = Error
+  Error.stackTraceLimit = 0
+  try {
+    return new ServeError({ reason: reason() })
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+  }
+}

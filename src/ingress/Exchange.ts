@@ -5,12 +5,12 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, Effect, Exit, Option, Random, Schema, SchemaIssue, Tracer } from "effect"
+import { Cause, Clock, Context, Duration, Effect, Exit, Option, Random, Schema, SchemaIssue, Tracer } from "effect"
 import * as Headers from "effect/http/Headers"
 import * as HttpTraceContext from "effect/http/HttpTraceContext"
 import * as SchemaParser from "effect/SchemaParser"
 import { type Priority, RequestContext } from "../core/RequestContext.ts"
-import { ServeError, Shed, Unavailable } from "../core/ServeError.ts"
+import { because, ServeError, Shed, Unavailable } from "../core/ServeError.ts"
 import { type Gate, ProcessGate } from "./ProcessGate.ts"
 import type { Endpoint, RouteTable } from "./RouteTable.ts"
 import * as Status from "./Status.ts"
@@ -304,14 +304,17 @@ const clientLeft = (endpoint: Endpoint, requestId: string): Effect.Effect<void> 
   })
 
 const unavailable = (endpoint: Endpoint, requestId: string): Reply => {
-  const reason = new Unavailable({ deployment: endpoint.deployment, why: "draining" })
-  return { ...ofServeError(endpoint, new ServeError({ reason }), requestId), close: true }
+  const error = because(
+    () => new Unavailable({ deployment: endpoint.deployment, why: "draining", retryAfter: Duration.seconds(1) })
+  )
+  return { ...ofServeError(endpoint, error, requestId), close: true }
 }
 
 const shed = (endpoint: Endpoint, gate: Gate, requestId: string): Reply => {
   const { deployment } = endpoint
-  const reason = new Shed({ deployment, why: "the process is overloaded", retryAfter: gate.retryAfter() })
-  return ofServeError(endpoint, new ServeError({ reason }), requestId)
+  const why = "the process is overloaded"
+  const error = because(() => new Shed({ deployment, why, retryAfter: gate.retryAfter() }))
+  return ofServeError(endpoint, error, requestId)
 }
 
 const unreadable = (requestId: string): Reply => ({

@@ -31,35 +31,39 @@ export class Refusals {
     load: Pick<ServeError.QueueFull, "ongoing" | "maxOngoingRequests" | "queued" | "maxQueuedRequests">
   ): ServeError.ServeError {
     const { deployment } = this
-    return because(new ServeError.QueueFull({ deployment, ...load, retryAfter: this.retryAfter(request, now) }))
+    return ServeError.because(
+      () => new ServeError.QueueFull({ deployment, ...load, retryAfter: this.retryAfter(request, now) })
+    )
   }
 
   shed(request: Request, now: number, why: ShedReason): ServeError.ServeError {
     const { deployment } = this
-    return because(
-      new ServeError.Shed({ deployment, why: explanations[why], retryAfter: this.retryAfter(request, now) })
+    return ServeError.because(
+      () => new ServeError.Shed({ deployment, why: explanations[why], retryAfter: this.retryAfter(request, now) })
     )
   }
 
   unavailable(request: Request, now: number, why: "draining" | "noReplicas"): ServeError.ServeError {
-    return because(
-      new ServeError.Unavailable({ deployment: this.deployment, why, retryAfter: this.retryAfter(request, now) })
+    return ServeError.because(
+      () => new ServeError.Unavailable({ deployment: this.deployment, why, retryAfter: this.retryAfter(request, now) })
     )
   }
 
   /** There is so much to do that the deadline can't be met. */
   late(request: Request, now: number, stage: "admission" | "queue"): ServeError.ServeError {
     const { deployment } = this
-    return because(new ServeError.DeadlineExceeded({ deployment, stage, retryAfter: this.retryAfter(request, now) }))
+    return ServeError.because(
+      () => new ServeError.DeadlineExceeded({ deployment, stage, retryAfter: this.retryAfter(request, now) })
+    )
   }
 
   /** The deadline has passed, and not because of others. */
   expired(stage: "admission" | "handler" | "stream"): ServeError.ServeError {
-    return because(new ServeError.DeadlineExceeded({ deployment: this.deployment, stage }))
+    return ServeError.because(() => new ServeError.DeadlineExceeded({ deployment: this.deployment, stage }))
   }
 
   lost(replica: string, started: boolean): ServeError.ServeError {
-    return because(new ServeError.ReplicaLost({ replica, started }))
+    return ServeError.because(() => new ServeError.ReplicaLost({ replica, started }))
   }
 
   // Jitter of up to as much again, so that callers refused together don't come back together.
@@ -67,5 +71,3 @@ export class Refusals {
     return Duration.millis(Math.ceil(this.drainTime(request, now) * (1 + this.random())))
   }
 }
-
-const because = (reason: ServeError.Reason) => new ServeError.ServeError({ reason })
