@@ -262,8 +262,8 @@ export class AdmissionQueue<A extends Waiter> {
   // Strictly by importance while there is more work than capacity. Otherwise the others have a small share of the turns,
   // or a steady stream of important requests could make them wait for ever.
   private nextClass(now: number): Lanes<A> | undefined {
-    const first = this.classes.findIndex(({ size }) => size > 0)
-    if (first === -1) return undefined
+    let first = 0
+    while (first < priorities.length && this.classes[first]!.size === 0) first++
     for (let rank = priorities.length - 1; rank > first; rank--) {
       if (this.classes[rank]!.size === 0 || this.isStanding(now)) continue
       if (++this.passedOver[rank]! < SHARE) continue

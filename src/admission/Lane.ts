@@ -79,8 +79,8 @@ export class Lane<A extends Dated> implements Lanes<A> {
   }
 
   isStanding(now: number): boolean {
-    if (!this.stands && this.line.size > 0 && this.flow.isOverloaded(this.service.rate())) {
-      this.stands = now - this.busySince > this.service.standsAfter()
+    if (!this.stands && this.line.size > 0 && now - this.busySince > this.service.standsAfter()) {
+      this.stands = this.flow.isOverloaded(this.service.rate())
     }
     return this.stands
   }

@@ -10,8 +10,9 @@ import { Context } from "effect"
 import type { Duration } from "effect"
 
 /**
- * The importance of a request. It is handed to the handler and to every call that it makes; the queue is first in, first
- * out and does not look at it yet.
+ * The importance of a request, handed to the handler and to every call that it makes. Where more wants to be served than can
+ * be, `"critical"` ones come first, then `"default"` ones, then `"sheddable"` ones, and a full queue or an overloaded process
+ * drops the sheddable ones first.
  *
  * @category models
  * @since 0.1.0
@@ -28,7 +29,9 @@ export type Priority = "critical" | "default" | "sheddable"
 export interface CallOptions {
   /** Time until the caller gives up. It can shorten the deadline of the request being served, never lengthen it. */
   readonly timeout?: Duration.Input
+  /** Default `"default"`. */
   readonly priority?: Priority
+  /** On whose behalf it is; a deployment with `fairness: "tenant"` shares its time out among tenants. */
   readonly tenant?: string
   readonly modelId?: string
   readonly sessionId?: string

@@ -46,6 +46,8 @@ export interface PlaceState {
 class Place implements Load {
   replica: Replica
   hasLeft = false
+  /** Whether it is in service, or used although it is out. */
+  isUsed = true
   ongoing = 0
   /** The replica's permits. */
   permits: number
@@ -252,26 +254,21 @@ export class Places {
     return this.places[index]!.hasLeft || this.isEjected(index)
   }
 
-  /** Who is in service has changed. */
+  /** Who is in service, or how much one may run, has changed. */
   private refresh(): void {
+    const out = this.places.filter((_, index) => this.isOut(index)).length
+    const mostAreOut = out * 2 > this.places.length
     this.permits = 0
-    for (let index = 0; index < this.places.length; index++) {
+    this.places.forEach((place, index) => {
+      place.isUsed = !this.isOut(index) || (mostAreOut && !place.hasLeft)
+      if (place.isUsed) this.permits += place.permits
       this.update(index)
-      if (this.isUsed(index)) this.permits += this.places[index]!.permits
-    }
+    })
   }
 
   private update(index: number): void {
     const place = this.places[index]!
-    place.limit = this.isUsed(index) ? place.permits : 0
+    place.limit = place.isUsed ? place.permits : 0
     this.balancer.update(index)
-  }
-
-  private isUsed(index: number): boolean {
-    return !this.isOut(index) || (this.mostAreOut && !this.places[index]!.hasLeft)
-  }
-
-  private get mostAreOut(): boolean {
-    return this.places.filter((_, index) => this.isOut(index)).length * 2 > this.places.length
   }
 }
