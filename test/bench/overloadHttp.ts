@@ -31,7 +31,9 @@ const plant = { law: laws.lognormal, interruptible: false, permits: 20, duration
 interface Answer {
   readonly arrival: Arrival
   readonly status: number
+  /** Seconds in the header, and milliseconds in the body. */
   readonly retryAfter: number | undefined
+  readonly retryAfterMillis: number | undefined
   readonly latency: number
 }
 
@@ -61,12 +63,13 @@ const agent = Effect.acquireRelease(
 
 const send = (url: URL, agent: Agent, arrival: Arrival, due: number) =>
   Effect.callback<Answer>((resume) => {
-    const answer = (status: number, retryAfter?: string) =>
+    const answer = (status: number, retryAfter?: string, body = "") =>
       resume(
         Effect.sync(() => ({
           arrival,
           status,
           retryAfter: retryAfter === undefined ? undefined : Number(retryAfter),
+          retryAfterMillis: status === 503 ? JSON.parse(body).reason.retryAfter : undefined,
           latency: performance.now() - due
         }))
       )
@@ -77,7 +80,9 @@ const send = (url: URL, agent: Agent, arrival: Arrival, due: number) =>
       "x-request-timeout-ms": arrival.options.timeout
     }
     const sent = request(url, { agent, method: "POST", headers }, (response) => {
-      response.on("end", () => answer(response.statusCode!, response.headers["retry-after"])).resume()
+      let body = ""
+      response.setEncoding("utf8").on("data", (chunk) => (body += chunk))
+      response.on("end", () => answer(response.statusCode!, response.headers["retry-after"], body))
     })
     sent.on("error", () => answer(0)).end(body)
   })
@@ -135,6 +140,9 @@ const counts = (values: ReadonlyArray<number>, unit: string) =>
     .map(([value, { length }]) => `${value}${unit}: ${length}`)
     .join(", ") || "none"
 
+const spread = (millis: ReadonlyArray<number>) =>
+  millis.length === 0 ? "none" : [0.05, 0.5, 0.95].map((p) => `${at(p, millis)} ms`).join(" / ")
+
 const summary = (load: number, goodput: number, answers: ReadonlyArray<Answer>) => {
   const refusals = answers.filter(({ status }) => status !== 200).map(({ latency }) => latency)
   return [
@@ -150,7 +158,8 @@ const summary = (load: number, goodput: number, answers: ReadonlyArray<Answer>) 
     counts(
       answers.flatMap(({ retryAfter }) => retryAfter ?? []),
       " s"
-    )
+    ),
+    spread(answers.flatMap(({ retryAfterMillis }) => retryAfterMillis ?? []))
   ]
 }
 
@@ -161,7 +170,7 @@ service times of 100 ms in the mean (${called(plant)}; a wait, no CPU), \`x-requ
 for each load. Requests arrive at random and do not wait for each other; times count from when a request was due, not from when it was
 sent. Capacity is ${capacityOf({ ...plant, load: 1 }).toFixed(0)} useful answers per second.
 
-${table([["load", "useful answers, of capacity", "p50 of these", "p99", "p50 of the other answers", "status: answers", "Retry-After: answers"], ...rows])}
+${table([["load", "useful answers, of capacity", "p50 of these", "p99", "p50 of the other answers", "status: answers", "Retry-After: answers", "retryAfter in the body, p5 / p50 / p95"], ...rows])}
 `
 
 const judged = (load: number, goodput: number, answers: ReadonlyArray<Answer>): ReadonlyArray<Verdict> => {
