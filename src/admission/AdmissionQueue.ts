@@ -196,8 +196,9 @@ export class AdmissionQueue<A extends Waiter> {
 
   /** Milliseconds until one more like this would have its turn, at the rate at which its lane drains. */
   drainTime(waiter: A, now: number): number {
-    const lane = this.classOf(waiter).laneOf(waiter)
-    return lane === undefined ? 1 / this.expectedRate : (lane.size + 1) / lane.rate(now)
+    const lanes = this.classOf(waiter)
+    const lane = lanes.laneOf(waiter)
+    return lane === undefined ? (lanes.ahead(waiter, now) + 1) / this.expectedRate : (lane.size + 1) / lane.rate(now)
   }
 
   private classOf(waiter: A): Lanes<A> {
@@ -242,9 +243,9 @@ export class AdmissionQueue<A extends Waiter> {
     if (this.discipline !== "adaptive" || !this.permitTimes.known || deadline === Infinity) return deadline
     const left = deadline - now
     const stands = this.classOf(waiter).laneOf(waiter)?.isStanding(now) === true
-    if (!stands) return priority === "critical" ? deadline : Math.ceil(now + PATIENCE * left)
+    if (!stands) return priority === "critical" ? deadline : Math.min(deadline, Math.ceil(now + PATIENCE * left))
     const wait = Math.max(STANDING_PATIENCE * left, this.permitTimes.p50, STANDING_PATIENCE_MILLIS)
-    return Math.ceil(Math.min(deadline, now + wait))
+    return Math.min(deadline, Math.ceil(now + wait))
   }
 
   private get standsAfter(): number {

@@ -18,6 +18,8 @@ export interface Dated extends Standing {
   deadline: number
 }
 
+const LEAVES = 16
+
 export class EarliestFirst<A extends Dated> {
   private readonly heap: Array<A> = []
 
@@ -30,9 +32,14 @@ export class EarliestFirst<A extends Dated> {
     return this.heap[0]
   }
 
-  /** One of those whose deadlines are later than most. */
+  /** Whose deadline is latest of the last few leaves, which is later than most. */
   get last(): A | undefined {
-    return this.heap.at(-1)
+    const { length } = this.heap
+    let latest = this.heap.at(-1)
+    for (let spot = Math.max(length - LEAVES, length >> 1); spot < length; spot++) {
+      if (isBefore(latest!, this.heap[spot]!)) latest = this.heap[spot]
+    }
+    return latest
   }
 
   [Symbol.iterator](): Iterator<A> {

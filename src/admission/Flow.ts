@@ -2,7 +2,7 @@
  * What flows through a queue while someone waits in it: how many come, and how many are served.
  *
  * While nobody waits, nothing is learnt: a queue that is empty drains as fast as requests come. What is long ago counts for
- * less and less. Until much has been seen, it is mixed with what is expected. Plain synchronous code.
+ * less and less, and an overload is forgotten once nobody has waited for some time. Until much has been seen, it is mixed with what is expected. Plain synchronous code.
  *
  * @since 0.1.0
  */
@@ -29,6 +29,7 @@ export class Flow {
 
   /** From now on someone waits, or nobody does. */
   wait(now: number, isBusy: boolean): void {
+    if (!this.isBusy && now - this.since > HALF_LIFE) this.came = Math.min(this.came, this.served)
     this.pass(now)
     this.isBusy = isBusy
   }
@@ -49,7 +50,8 @@ export class Flow {
   }
 
   /** Whether more come than are served, where `expected` are expected to be served in a millisecond. */
-  isOverloaded(expected: number): boolean {
+  isOverloaded(now: number, expected: number): boolean {
+    this.pass(now)
     return this.came > OVERLOAD * (this.served + Math.max(EXPECTED, CHANCE * expected))
   }
 
@@ -62,9 +64,10 @@ export class Flow {
   private pass(now: number): void {
     if (this.isBusy) this.busy += now - this.since
     this.since = now
-    if (this.busy < HALF_LIFE) return
-    this.busy /= 2
-    this.came /= 2
-    this.served /= 2
+    while (this.busy >= HALF_LIFE) {
+      this.busy /= 2
+      this.came /= 2
+      this.served /= 2
+    }
   }
 }

@@ -80,7 +80,7 @@ export class Lane<A extends Dated> implements Lanes<A> {
 
   isStanding(now: number): boolean {
     if (!this.stands && this.line.size > 0 && now - this.busySince > this.service.standsAfter()) {
-      this.stands = this.flow.isOverloaded(this.service.rate())
+      this.stands = this.flow.isOverloaded(now, this.service.rate())
     }
     return this.stands
   }

@@ -61,22 +61,27 @@ export class Line<A extends Standing> {
   }
 
   /**
-   * Gives a waiter its turn back, before all that came later. O(1) but for those that were given theirs back too, and the
-   * gaps that others left between them.
+   * Gives a waiter its turn back: after all that came before, and before all that came later. O(1) but for those that were
+   * given theirs back too, and the gaps that others left between them.
    */
   restore(waiter: A): void {
+    const { first, last } = this
+    if (first === undefined || last === undefined) return this.add(waiter)
     if (this.span === this.ring.length) this.makeRoom()
-    this.head = this.wrap(this.head - 1)
+    const fromEnd = last.turn - waiter.turn < waiter.turn - first.turn
+    if (!fromEnd) this.head = this.wrap(this.head - 1)
     this.span++
     this.length++
-    let spot = this.head
+    // The free spot moves from its end past those that don't belong there.
+    let spot = fromEnd ? this.head + this.span - 1 : this.head
     for (let i = 1; i < this.span; i++) {
-      const other = this.ring[this.wrap(this.head + i)]
+      const at = this.wrap(fromEnd ? this.head + this.span - 1 - i : this.head + i)
+      const other = this.ring[at]
       if (other === undefined) continue
-      if (other.turn > waiter.turn) break
+      if (fromEnd ? other.turn < waiter.turn : other.turn > waiter.turn) break
       this.place(other, spot)
-      spot = this.wrap(this.head + i)
-      this.ring[spot] = undefined
+      this.ring[at] = undefined
+      spot = at
     }
     this.place(waiter, spot)
   }

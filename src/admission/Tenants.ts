@@ -23,6 +23,9 @@ export interface Owned extends Dated {
   readonly tenant: string | undefined
 }
 
+/** What is left, after a round, of what a turn was worth, when no request was as dear. */
+const FORGETTING = 0.9
+
 class TenantLane<A extends Dated> extends Lane<A> implements Standing {
   turn = 0
   spot = 0
@@ -46,7 +49,10 @@ export class Tenants<A extends Owned> implements Lanes<A> {
   /** At each index the lanes in which so many wait; nobody waits in the lanes at 0. */
   private readonly bySize: Array<Set<TenantLane<A>>> = [new Set()]
   private longest = 0
+  /** What a turn is worth, the dearest request that was looked at in this round, and the turns that are left of it. */
   private quantum = 0
+  private dearest = 0
+  private turnsLeft = 0
   private waiting = 0
 
   /** `costOf` says how many milliseconds of work a request is, more than 0. */
@@ -73,8 +79,8 @@ export class Tenants<A extends Owned> implements Lanes<A> {
 
   ahead(newcomer: A, now: number): number {
     const own = this.laneOf(newcomer)
-    // At best its own ones, and at worst as many of every tenant.
-    return own === undefined ? 0 : (own.ahead(newcomer, now) * (1 + this.round.size)) / 2
+    // At best its own ones, and at worst as many of every tenant; half a round for the first of a tenant.
+    return own === undefined ? this.round.size / 2 : (own.ahead(newcomer, now) * (1 + this.round.size)) / 2
   }
 
   victimFor(newcomer: A, now: number): A | undefined {
@@ -108,7 +114,7 @@ export class Tenants<A extends Owned> implements Lanes<A> {
   take(now: number): A | undefined {
     for (let lane = this.round.first; lane !== undefined; lane = this.round.first) {
       const cost = this.costOf(lane.next(now)!)
-      this.quantum = Math.max(this.quantum, cost)
+      this.dearest = Math.max(this.dearest, cost)
       if (lane.credit < cost) {
         this.endTurn(lane)
         continue
@@ -131,14 +137,14 @@ export class Tenants<A extends Owned> implements Lanes<A> {
   }
 
   private laneFor(waiter: A): TenantLane<A> {
-    if (this.waiting === 0) this.quantum = 0
+    if (this.waiting === 0) this.quantum = this.costOf(waiter)
     const known = this.laneOf(waiter)
     if (known !== undefined) return known
     const lane = new TenantLane<A>(waiter.tenant, this.discipline, this.service)
-    this.quantum = Math.max(this.quantum, this.costOf(waiter))
-    lane.credit = this.quantum
+    lane.credit = Math.max(this.quantum, this.costOf(waiter))
     this.lanes.set(waiter.tenant, lane)
     this.round.add(lane)
+    this.turnsLeft++
     return lane
   }
 
@@ -146,6 +152,15 @@ export class Tenants<A extends Owned> implements Lanes<A> {
     lane.credit += this.quantum
     this.round.remove(lane)
     this.round.add(lane)
+    this.passTurn()
+  }
+
+  // What a turn is worth changes from one round to the next and not within one, so that it is the same for all.
+  private passTurn(): void {
+    if (--this.turnsLeft > 0) return
+    this.turnsLeft = this.round.size
+    this.quantum = Math.max(this.dearest, this.quantum * FORGETTING)
+    this.dearest = 0
   }
 
   /** A lane has one more or one fewer than `before`. */
@@ -157,8 +172,12 @@ export class Tenants<A extends Owned> implements Lanes<A> {
     else {
       this.lanes.delete(lane.tenant)
       this.round.remove(lane)
+      this.passTurn()
     }
     if (size > this.longest) this.longest = size
-    while (this.longest > 0 && this.bySize[this.longest]!.size === 0) this.longest--
+    while (this.longest > 0 && this.bySize[this.longest]!.size === 0) {
+      this.bySize.pop()
+      this.longest--
+    }
   }
 }
