@@ -1,3 +1,4 @@
+export * as Batching from "./batching/Batching.ts"
 export * as Deployment from "./deployment/Deployment.ts"
 export * as HttpIngress from "./ingress/HttpIngress.ts"
 export * as RequestContext from "./core/RequestContext.ts"

@@ -4,7 +4,7 @@ import { posix } from "node:path"
 
 type Sources = Readonly<Record<string, string>>
 
-const rooms = [["ingress"], ["deployment"], ["routing"], ["replica"], ["admission", "batching", "worker"], ["core"]] // outer to inner
+const rooms = [["ingress"], ["deployment"], ["routing"], ["replica"], ["batching", "worker"], ["admission"], ["core"]] // outer to inner
 const outside = ["index.ts", "testing"] // may import any room; no room may import them
 const maxCodeLines = 400
 

@@ -82,6 +82,27 @@ export const eventLoopDelay = gauge(
   "How late the event loop was in the last second, 99th percentile in milliseconds"
 )
 
+/** Tags: deployment, replica, batcher. */
+export const batchQueued = gauge("serve_batch_items_queued", "Items that wait for a batch")
+/** Tags: deployment, replica, batcher, release. */
+export const batches = counter("serve_batches_total", "Batches that ran, by the reason for which they were released")
+/** Tags: deployment, replica, batcher. */
+export const batchSize = histogram("serve_batch_size", "Items of a batch")
+/** Tags: deployment, replica, batcher. */
+export const batchWait = histogram(
+  "serve_batch_wait_ms",
+  "Time that the first item of a batch waited until it ran, in milliseconds"
+)
+/** Tags: deployment, replica, batcher. */
+export const batchRunTime = histogram("serve_batch_run_time_ms", "Time that a batch ran, in milliseconds")
+/** Tags: deployment, replica, batcher, why. */
+export const batchDropped = counter(
+  "serve_batch_items_dropped_total",
+  "Items that never ran, because their caller left or their deadline passed"
+)
+/** Tags: deployment, replica, batcher. */
+export const batchWasted = counter("serve_batch_items_wasted_total", "Items whose callers left while they ran")
+
 /**
  * A histogram that costs one addition per value.
  *

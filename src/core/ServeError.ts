@@ -138,6 +138,25 @@ export class BatchContract extends Schema.TaggedError<BatchContract>("effect-ser
 }
 
 /**
+ * An item is larger than a whole batch may be.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class ItemTooLarge extends Schema.TaggedError<ItemTooLarge>("effect-serve/ServeError/ItemTooLarge")(
+  "ItemTooLarge",
+  {
+    /** The size of the item alone. */
+    size: Schema.Number,
+    maxBatchSize: Schema.Number
+  }
+) {
+  override get message(): string {
+    return `An item has size ${this.size}, and a batch may have ${this.maxBatchSize}. Send a smaller one, or raise maxBatchSize.`
+  }
+}
+
+/**
  * The worker thread that ran the task ended.
  *
  * @category reasons
@@ -195,6 +214,7 @@ export const Reason = Schema.Union([
   ReplicaLost,
   Unavailable,
   BatchContract,
+  ItemTooLarge,
   WorkerCrashed,
   SlowConsumer,
   TransportError

@@ -30,6 +30,7 @@ const table: Record<Reason["_tag"], (reason: never, choices: Choices) => number>
   ReplicaLost: ({ started }: Extract<Reason, { _tag: "ReplicaLost" }>) => (started ? 500 : 503),
   WorkerCrashed: () => 500,
   BatchContract: () => 500,
+  ItemTooLarge: () => 413,
   SlowConsumer: () => 500,
   TransportError: () => 502
 }

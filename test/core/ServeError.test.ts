@@ -16,6 +16,7 @@ const reasons: { readonly [Tag in ServeError.Reason["_tag"]]: Extract<ServeError
   ReplicaLost: new ServeError.ReplicaLost({ replica: "Sentiment#1", started: true }),
   Unavailable: new ServeError.Unavailable({ deployment: "Sentiment", why: "draining" }),
   BatchContract: new ServeError.BatchContract({ expected: 3, received: 2 }),
+  ItemTooLarge: new ServeError.ItemTooLarge({ size: 600, maxBatchSize: 512 }),
   WorkerCrashed: new ServeError.WorkerCrashed({ exitCode: 137 }),
   SlowConsumer: new ServeError.SlowConsumer({}),
   TransportError: new ServeError.TransportError({ description: "connection reset" })
@@ -81,6 +82,7 @@ describe("ServeError", () => {
       ReplicaLost: ["Sentiment#1", "while it ran the request"],
       Unavailable: ["Sentiment", "draining"],
       BatchContract: ["3 items", "2 results", "one result per item"],
+      ItemTooLarge: ["600", "512", "raise maxBatchSize"],
       WorkerCrashed: ["137"],
       SlowConsumer: ["too slow"],
       TransportError: ["connection reset"]

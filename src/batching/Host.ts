@@ -1,0 +1,43 @@
+/**
+ * The replica that is being built, as what its builder makes can know it.
+ *
+ * @since 0.1.0
+ */
+import { Context, type Effect } from "effect"
+import type { ContinuousState } from "./Continuous.ts"
+import type { State } from "./Engine.ts"
+
+/**
+ * A replica that is being built.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Host {
+  readonly deployment: string
+  readonly replica: string
+  readonly maxOngoingRequests: number
+  /** Takes it out of service. */
+  readonly leave: Effect.Effect<void>
+  /** Its batchers, which add and remove themselves. */
+  readonly batchers: Set<() => BatcherState>
+}
+
+/**
+ * What a batcher does at the moment.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type BatcherState = State | ContinuousState
+
+/**
+ * The replica that is being built.
+ *
+ * @category references
+ * @since 0.1.0
+ */
+export const Host: Context.Reference<Host | undefined> = Context.Reference<Host | undefined>(
+  "effect-serve/Batching/Host",
+  { defaultValue: () => undefined }
+)
