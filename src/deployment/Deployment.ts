@@ -7,9 +7,10 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, Exit, Layer, Schedule, type Scope, type Stream } from "effect"
+import { Context, Effect, Exit, Layer, Schedule, Scope, type Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import type * as RpcSchema from "effect/rpc/RpcSchema"
+import { Host } from "../batching/Host.ts"
 import type { CallOptions } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import * as LoopReplica from "../replica/LoopReplica.ts"
@@ -98,6 +99,41 @@ export type { CallOptions, DeploymentOptions }
 export { Options }
 
 /**
+ * The replica that is being built, for its builder: its id, and an Effect that takes it out of service for good. What it runs then
+ * fails with `ReplicaLost`, what it holds is released, and another replica is started in its place. Dies outside a builder.
+ *
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Rpc } from "effect/rpc"
+ * import { Deployment } from "effect-serve"
+ *
+ * class Model extends Deployment.Service<Model>()("Model", [Rpc.make("answer", { success: Schema.Int })]) {}
+ *
+ * declare const isBroken: Effect.Effect<boolean>
+ *
+ * const ModelLive = Model.toLayer(
+ *   Effect.gen(function*() {
+ *     const { leave } = yield* Deployment.thisReplica
+ *     const check = Effect.flatMap(isBroken, (broken) => broken ? leave : Effect.sleep("10 seconds"))
+ *     yield* Effect.forkScoped(Effect.forever(check))
+ *     return Model.of({ answer: () => Effect.succeed(42) })
+ *   })
+ * )
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const thisReplica: Effect.Effect<{ readonly id: string; readonly leave: Effect.Effect<void> }> = Effect.flatMap(
+  Host,
+  (host) =>
+    host === undefined
+      ? Effect.die(new Error("Deployment.thisReplica can only be used in the builder of a deployment"))
+      : Effect.succeed({ id: host.replica, leave: host.leave })
+)
+
+/**
  * Makes the class of a deployment from its name and its methods.
  *
  * @example
@@ -170,8 +206,11 @@ const start = Effect.fnUntraced(function* <E, R>(
 ) {
   const options = yield* resolve(name, written)
   const handlers = Effect.map(build, (handlers) => inOrder(name, methods, handlers))
+  // Closed after the router, so that it can drain: also the replicas that replace others, and the fibers that see to it.
+  const home = yield* Scope.fork(yield* Effect.scope)
   const startOne = (id: string) =>
     LoopReplica.make({ id, permits: options.maxOngoingRequests, build: handlers }).pipe(
+      Scope.provide(home),
       Effect.tapCause((cause) => Effect.logWarning(`Replica "${id}" did not start`, cause))
     )
   const replicas = yield* startReplicas(name, options.replicas, startOne)
@@ -181,7 +220,7 @@ const start = Effect.fnUntraced(function* <E, R>(
     methods: methods.map(({ _tag }) => _tag),
     replicas
   })
-  yield* Effect.forEach(replicas, (replica, place) => Effect.forkScoped(replace(router, place, replica, startOne)))
+  yield* Effect.forEach(replicas, (replica, place) => Effect.forkIn(replace(router, place, replica, startOne), home))
   return Handle.make(methods, router, options)
 })
 
@@ -193,8 +232,8 @@ const replace = <E, R>(
   startOne: (id: string) => Effect.Effect<Replica, E, R>
 ): Effect.Effect<never, never, R> =>
   replica.left.pipe(
-    Effect.andThen(Effect.logWarning(`Replica "${replica.id}" has left; another one is started in its place`)),
     Effect.andThen(Effect.sync(() => router.leave(place))),
+    Effect.andThen(Effect.logWarning(`Replica "${replica.id}" has left; another one is started in its place`)),
     Effect.andThen(Effect.retry(Effect.sandbox(startOne(replica.id)), untilItStarts)),
     Effect.orDie,
     Effect.tap((next) => router.join(place, next)),

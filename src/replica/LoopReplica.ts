@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import { Context, Effect, Exit, Latch, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
+import { Host } from "../batching/Host.ts"
 import { ReplicaLost, ServeError } from "../core/ServeError.ts"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
@@ -23,8 +24,7 @@ const retries = Schedule.exponential("500 millis").pipe(Schedule.upTo({ times: 2
 
 /**
  * Starts a replica: builds its handlers in a scope of the replica's own, up to three times. The replica leaves when the
- * surrounding scope closes, or when its own does, which its builder can bring about: a model that is found broken can take
- * its replica out of service that way.
+ * surrounding scope closes, or when its own does, which its builder can bring about (`Host.leave`).
  */
 export const make = <E, R>(options: {
   readonly id: string
@@ -40,22 +40,35 @@ const start = Effect.fnUntraced(function* <E, R>(options: {
 }) {
   const parent = yield* Effect.scope
   const scope = yield* Scope.fork(parent)
-  return yield* fromHandlers(options).pipe(
+  // In a fiber of its own: who calls it may be one of those that the scope stops and waits for.
+  const leave = Effect.asVoid(Effect.forkDetach(Scope.close(scope, Exit.void)))
+  return yield* fromHandlers(options, leave).pipe(
     Scope.provide(scope),
     Effect.onExit((exit) => (Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void))
   )
 })
 
-const fromHandlers = Effect.fnUntraced(function* <E, R>({
-  build,
-  id,
-  permits
-}: {
-  readonly id: string
-  readonly permits: number
-  readonly build: Effect.Effect<Handlers, E, R>
-}) {
-  const handlers = yield* build
+const fromHandlers = Effect.fnUntraced(function* <E, R>(
+  {
+    build,
+    id,
+    permits
+  }: {
+    readonly id: string
+    readonly permits: number
+    readonly build: Effect.Effect<Handlers, E, R>
+  },
+  leave: Effect.Effect<void>
+) {
+  const batchers: Host["batchers"] = new Set()
+  const host: Host = {
+    deployment: id.slice(0, id.lastIndexOf("#")),
+    replica: id,
+    maxOngoingRequests: permits,
+    leave,
+    batchers
+  }
+  const handlers = yield* Effect.provideService(build, Host, host)
   // A handler gets the services its builder had, except the replica's scope, in which what it opens would pile up, and
   // the span of the start.
   const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<R>())
@@ -80,6 +93,8 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>({
     id,
     context,
     call: (request) => withPermit(run(request)),
+    batchers: () => Array.from(batchers, (state) => state()),
+    hasLeft: () => left.isOpen(),
     left: left.await,
     whenFree: semaphore.withPermit(Effect.void),
     resize: semaphore.resize.bind(semaphore)

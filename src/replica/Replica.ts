@@ -6,11 +6,14 @@
  * @since 0.1.0
  */
 import type { Context, Effect, Option } from "effect"
+import type { BatcherState } from "../batching/Host.ts"
 import type { Request } from "./Request.ts"
 
 export interface Replica {
   /** `<deployment>#<index>`. */
   readonly id: string
+  /** What its batchers do at the moment. */
+  readonly batchers: () => ReadonlyArray<BatcherState>
   /** The services in which its requests run. */
   readonly context: Context.Context<never>
   /**
@@ -21,7 +24,9 @@ export interface Replica {
   readonly call: (request: Request) => Effect.Effect<Option.Option<unknown>, unknown>
   /** Waits until a permit is free. Needed only where several routers share a replica; each waits at most once. */
   readonly whenFree: Effect.Effect<void>
-  /** Waits until the replica has left: it runs nothing more, and what it still runs is to be stopped. */
+  /** Whether the replica has left: it runs nothing more, and what it still runs is to be stopped. */
+  readonly hasLeft: () => boolean
+  /** Waits until it has. */
   readonly left: Effect.Effect<void>
   /** Changes the number of permits. Requests that run keep theirs, so a lower number takes effect as they end. */
   readonly resize: (permits: number) => Effect.Effect<void>

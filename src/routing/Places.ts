@@ -8,6 +8,7 @@
  * @since 0.1.0
  */
 import { Duration, Effect, type Fiber, type Scope, Semaphore } from "effect"
+import type { BatcherState } from "../batching/Host.ts"
 import * as Metrics from "../core/Metrics.ts"
 import type { Replica } from "../replica/Replica.ts"
 import { Balancer, type Load } from "./Balancer.ts"
@@ -41,6 +42,7 @@ export interface PlaceState {
   readonly running: number
   /** Requests that it may run at the moment. */
   readonly maxOngoingRequests: number
+  readonly batchers: ReadonlyArray<BatcherState>
 }
 
 class Place implements Load {
@@ -116,7 +118,8 @@ export class Places {
       id: replica.id,
       status: hasLeft ? "Left" : this.isEjected(index) ? "Ejected" : "Ready",
       running: ongoing,
-      maxOngoingRequests: permits
+      maxOngoingRequests: permits,
+      batchers: replica.batchers()
     }))
   }
 

@@ -286,7 +286,7 @@ export class Router {
     } else if (Exit.isSuccess(end) && Option.isNone(end.value)) {
       this.takeBack(request, now)
       this.places.block(place)
-    } else if (this.mayReroute(request, end, now)) {
+    } else if (this.wasLost(request, end) && this.mayReroute(request, now)) {
       request.rerouted = true
       this.tally.reroute(request.method)
       this.takeBack(request, now)
@@ -349,14 +349,16 @@ export class Router {
     this.alarm.watch(request)
   }
 
-  /** Whether a request may be sent to another replica: once, within the budget, and if its own never started it. */
-  private mayReroute(request: Request, end: Work.End, now: number): boolean {
-    return (
-      request.state === "Reserved" &&
-      !request.rerouted &&
-      Work.reasonOf(end) === "ReplicaLost" &&
-      this.budget.withdraw(now)
-    )
+  /** Whether a replica left before it started a request. Then it gets no more of them. */
+  private wasLost(request: Request, end: Work.End): boolean {
+    if (request.state !== "Reserved" || Work.reasonOf(end) !== "ReplicaLost") return false
+    if (this.places.replica(request.place).hasLeft()) this.places.leave(request.place)
+    return true
+  }
+
+  /** Whether a request may be sent to another replica: once, and within the budget. */
+  private mayReroute(request: Request, now: number): boolean {
+    return !request.rerouted && this.budget.withdraw(now)
   }
 
   private reserve(request: Request, place: number, now: number): Replica {

@@ -249,7 +249,13 @@ describe("Deployment", () => {
         const { queued, replicas } = yield* Job.state
         assert.deepStrictEqual(
           replicas,
-          ["Job#0", "Job#1", "Job#2"].map((id) => ({ id, status: "Ready" as const, running: 3, maxOngoingRequests: 3 }))
+          ["Job#0", "Job#1", "Job#2"].map((id) => ({
+            id,
+            status: "Ready" as const,
+            running: 3,
+            maxOngoingRequests: 3,
+            batchers: []
+          }))
         )
         assert.strictEqual(queued, 1)
       }).pipe(Effect.provide(jobLayer({ replicas: 3, maxOngoingRequests: 3 })))

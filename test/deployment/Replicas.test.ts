@@ -78,7 +78,9 @@ describe("Deployment", () => {
         )
         const { replicas, status } = yield* Effect.provide(Who.state, context)
         assert.strictEqual(status, "Ready")
-        assert.deepStrictEqual(replicas, [{ id: "Who#1", status: "Ready", running: 0, maxOngoingRequests: 1 }])
+        assert.deepStrictEqual(replicas, [
+          { id: "Who#1", status: "Ready", running: 0, maxOngoingRequests: 1, batchers: [] }
+        ])
         assert.strictEqual(yield* handle.am(), 1)
       })
     )

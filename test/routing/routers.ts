@@ -1,6 +1,8 @@
 import { RequestContext } from "effect-serve"
-import { Clock, Context, Duration, Effect, Exit, type Fiber, Option, Scheduler, Scope } from "effect"
+import { Clock, Context, Duration, Effect, Exit, type Fiber, Option, Random, Scheduler, Scope } from "effect"
+import type { CallOptions } from "../../src/core/RequestContext.ts"
 import * as LoopReplica from "../../src/replica/LoopReplica.ts"
+import type { Replica } from "../../src/replica/Replica.ts"
 import { Request } from "../../src/replica/Request.ts"
 import * as Router from "../../src/routing/Router.ts"
 
@@ -21,7 +23,7 @@ class Turns implements Scheduler.Scheduler {
   readonly executionMode = "async"
   private readonly tasks: Array<() => void> = []
   private readonly started = new WeakSet<object>()
-  private readonly pace: Pace
+  private pace: Pace
 
   constructor(pace: Pace) {
     this.pace = pace
@@ -36,6 +38,13 @@ class Turns implements Scheduler.Scheduler {
   }
   makeDispatcher(): Scheduler.SchedulerDispatcher {
     return { scheduleTask: (task) => this.tasks.push(task), flush: () => {} }
+  }
+  /** Does something in which fibers don't yield. */
+  smoothly(body: () => void): void {
+    const { pace } = this
+    this.pace = smooth
+    body()
+    this.pace = pace
   }
   /** Runs one task, if there is any. */
   take(at: number): void {
@@ -83,6 +92,13 @@ class HandClock implements Clock.Clock {
   }
 }
 
+/** The same numbers in each world (the generator of Park and Miller). */
+const sequence = (): typeof Random.Random.Service => {
+  let seed = 1
+  const next = () => (seed = (seed * 48_271) % 2_147_483_647)
+  return { nextIntUnsafe: next, nextDoubleUnsafe: () => next() / 2_147_483_647 }
+}
+
 /** Fibers that run until they wait for something, as in production, where a yield is rare. */
 export const smooth: Pace = { lateStart: false, maxOpsBeforeYield: 2048 }
 /** Fibers that yield wherever they can. */
@@ -94,7 +110,11 @@ export const makeWorld = (pace: Pace) => {
   const clock = new HandClock()
   const scope = Scope.makeUnsafe()
   const fork = Effect.runForkWith(
-    Context.empty().pipe(Context.add(Scheduler.Scheduler, turns), Context.add(Clock.Clock, clock))
+    Context.empty().pipe(
+      Context.add(Scheduler.Scheduler, turns),
+      Context.add(Clock.Clock, clock),
+      Context.add(Random.Random, sequence())
+    )
   )
 
   /** Runs an effect to its end. */
@@ -108,6 +128,25 @@ export const makeWorld = (pace: Pace) => {
     Array.from({ length: count }, (_, i) =>
       perform(LoopReplica.make({ id: `#${i}`, permits, build: Effect.succeed([(work) => (work as Work)(i)]) }))
     )
+
+  /** A replica that can leave: `run` makes the work of a request, and `onLeft` hears when nothing may start any more. */
+  const mortal = (options: {
+    readonly id: string
+    readonly permits: number
+    readonly run: (work: Work) => Effect.Effect<unknown, unknown>
+    readonly onLeft?: () => void
+  }) => {
+    const { id, onLeft, permits, run } = options
+    let own: Scope.Closeable | undefined
+    const build = Effect.gen(function* () {
+      own = (yield* Effect.scope) as Scope.Closeable
+      yield* Effect.addFinalizer(() => Effect.sync(() => onLeft?.()))
+      return [(work: unknown) => run(work as Work)]
+    })
+    const start: Effect.Effect<Replica> = Scope.provide(LoopReplica.make({ id, permits, build }), scope)
+    return { start, leave: Effect.suspend(() => Scope.close(own!, Exit.void)) }
+  }
+
   const router = (
     options: Pick<Router.Options, "replicas" | "maxOngoingRequests" | "maxQueuedRequests"> & Partial<Router.Options>
   ) =>
@@ -125,8 +164,21 @@ export const makeWorld = (pace: Pace) => {
       })
     )
 
-  return { turns, clock, fork, replicas, router, now: () => clock.currentTimeMillisUnsafe() }
+  return { turns, clock, fork, perform, replicas, mortal, router, now: () => clock.currentTimeMillisUnsafe() }
 }
+
+/** A replica that does what the test says. */
+export const fake = (place: number, call: Replica["call"], options: Partial<Replica> = {}): Replica => ({
+  id: `#${place}`,
+  context: Context.empty(),
+  batchers: () => [],
+  call,
+  whenFree: Effect.never,
+  hasLeft: () => false,
+  left: Effect.never,
+  resize: () => Effect.void,
+  ...options
+})
 
 /** Sends work through a router, as the handle of a deployment does. */
 export const send = (
@@ -134,22 +186,23 @@ export const send = (
   work: Work,
   options: {
     readonly deadline?: number
+    readonly call?: CallOptions
     readonly onOffer?: () => void
-    readonly onAnswer?: (exit: Exit.Exit<unknown, unknown>) => void
+    readonly onAnswer?: (exit: Exit.Exit<unknown, unknown>, request: Request) => void
   } = {}
 ): Effect.Effect<unknown, unknown> =>
   Effect.callback((resume) => {
     const request = new Request({
       method: 0,
       payload: work,
-      options: undefined,
+      options: options.call,
       outer: RequestContext.empty,
       arrivedAt: router.now,
       deadline: (options.deadline ?? Infinity) - router.origin,
       relay: undefined,
       trace: undefined,
       answer: (exit) => {
-        options.onAnswer?.(exit)
+        options.onAnswer?.(exit, request)
         resume(exit)
       }
     })
