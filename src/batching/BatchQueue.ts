@@ -177,11 +177,19 @@ export class BatchQueue<A, S, E extends Entry<A, E>> {
     return group
   }
 
-  /** Takes an item out whose caller has left. */
-  remove(entry: E): void {
+  /** The size of an item alone. Throws what the user's functions throw. */
+  measure(item: A): number {
+    return this.sizeOf(this.sizing.add(this.sizing.empty, item))
+  }
+
+  /** Takes an item out whose caller has left. A group that isn't ripe without it waits again. */
+  remove(entry: E, now: number): void {
     const group = entry.group!
     this.take(group, entry)
     this.begin(group, group.limits)
+    if (group.ripe === undefined || group.ripe.release === "drain" || this.ripens(group, now).at <= now) return
+    this.ripe.remove(group)
+    group.ripe = undefined
   }
 
   /** When a group is ripe, if nothing more comes: at once, at some time, or never when it has no items. */
@@ -231,7 +239,7 @@ export class BatchQueue<A, S, E extends Entry<A, E>> {
       } else {
         try {
           const next = this.sizing.add(state, entry.value)
-          const size = this.sizing.size(next)
+          const size = this.sizeOf(next)
           if (size > group.limits.maxBatchSize && entries.length > 0) {
             isFull = true
             break
@@ -269,14 +277,13 @@ export class BatchQueue<A, S, E extends Entry<A, E>> {
     group.state = this.sizing.empty
     group.isFull = false
     group.earliestDeadline = Infinity
-    try {
-      for (const entry of group.line) {
-        if (group.isFull) return
+    for (const entry of group.line) {
+      if (group.isFull) return
+      try {
         this.fit(group, entry)
+      } catch {
+        // The item that can't be measured is found again when the batch is cut, and fails then.
       }
-    } catch {
-      // The item that can't be measured is found again when the batch is cut, and fails then.
-      group.isFull = true
     }
   }
 
@@ -284,12 +291,20 @@ export class BatchQueue<A, S, E extends Entry<A, E>> {
     if (group.isFull) return
     const { maxBatchSize } = group.limits
     const state = this.sizing.add(group.state as S, value)
-    const size = this.sizing.size(state)
+    const size = this.sizeOf(state)
+    // One that has become too large alone is found when the batch is cut.
+    if (size > maxBatchSize && group.fitting === 0) return
     group.isFull = size >= maxBatchSize
     if (size > maxBatchSize) return
     group.state = state
     group.fitting++
     group.earliestDeadline = Math.min(group.earliestDeadline, deadline)
+  }
+
+  private sizeOf(state: S): number {
+    const size = this.sizing.size(state)
+    if (typeof size === "number" && !Number.isNaN(size)) return size
+    throw new Error(`The size of a batch must be a number, and is ${String(size)}`)
   }
 
   // To wait for one more item costs each of the n that are there the time until it comes, and saves the fixed cost of a batch:

@@ -45,7 +45,7 @@ export type { State } from "./Engine.ts"
  */
 export const Limits = Schema.Struct({
   /** Most items of a batch, or most cost with `batchSize`; at least 1. Default `10`. */
-  maxBatchSize: Schema.Number.check(Schema.isGreaterThan(0), Schema.isFinite()).pipe(
+  maxBatchSize: Schema.Number.check(Schema.isGreaterThanOrEqualTo(1), Schema.isFinite()).pipe(
     Schema.withDecodingDefaultTypeKey(orElse(10))
   ),
   /**
@@ -304,9 +304,7 @@ export type ResolverOptions<A extends Request.Any, R, S = number> = Options<
  */
 export const resolver = <A extends Request.Request<any, any>, R = never, S = number>(
   options: ResolverOptions<A, R, S> &
-    ([ServeError] extends [Request.Error<A>]
-      ? unknown
-      : { readonly run: "The error of the request must include ServeError" })
+    ([Unfit<A>] extends [never] ? unknown : { readonly run: "The error of the request must include ServeError" })
 ): Effect.Effect<RequestResolver.RequestResolver<A>, never, R | Scope.Scope> =>
   Effect.map(startUnary<A, Request.Success<A>, Request.Error<A>, R, S, Request.Error<A>>(options), (engine) => {
     const tickets = new WeakMap<object, Ticket<A>>()
@@ -332,6 +330,9 @@ export const resolver = <A extends Request.Request<any, any>, R = never, S = num
     })
   })
 
+/** The requests, of those that are given, whose errors don't include `ServeError`. */
+type Unfit<A> = A extends Request.Any ? ([ServeError] extends [Request.Error<A>] ? never : A) : never
+
 /** Starts an engine whose batches are runs of `options.run`. */
 const startUnary = <A, B, E, R, S, EItem>(
   options: Options<A, B, E, R, S, EItem>
@@ -342,20 +343,22 @@ const startUnary = <A, B, E, R, S, EItem>(
       Effect.suspend(() => run(valuesOf(tickets))),
       (results) => settle(tickets, results)
     )
-  const bisect = (tickets: ReadonlyArray<Ticket<A>>): Effect.Effect<boolean, never, R> => {
-    const live = tickets.filter(({ isLive }) => isLive)
-    if (live.length === 0) return Effect.succeed(false)
-    return Effect.catchCause(attempt(live), (cause) => {
-      if (Cause.hasInterrupts(cause)) return Effect.failCause(cause as Cause.Cause<never>)
-      if (live.length === 1)
-        return Effect.as(
-          Effect.sync(() => live[0]!.answer(Exit.failCause(cause))),
-          false
-        )
-      const middle = Math.ceil(live.length / 2)
-      return Effect.as(Effect.andThen(bisect(live.slice(0, middle)), bisect(live.slice(middle))), false)
+  const bisect = (tickets: ReadonlyArray<Ticket<A>>): Effect.Effect<boolean, never, R> =>
+    Effect.suspend(() => {
+      // Some may have left while the other half ran.
+      const live = tickets.filter(({ isLive }) => isLive)
+      if (live.length === 0) return Effect.succeed(false)
+      return Effect.catchCause(attempt(live), (cause) => {
+        if (Cause.hasInterrupts(cause)) return Effect.failCause(cause as Cause.Cause<never>)
+        if (live.length === 1)
+          return Effect.as(
+            Effect.sync(() => live[0]!.answer(Exit.failCause(cause))),
+            false
+          )
+        const middle = Math.ceil(live.length / 2)
+        return Effect.as(Effect.andThen(bisect(live.slice(0, middle)), bisect(live.slice(middle))), false)
+      })
     })
-  }
   if (onFailure === "bisect" && !idempotent) {
     return Effect.die(
       new Error(
@@ -400,9 +403,12 @@ const start = Effect.fnUntraced(function* <A, S, R>(
     limits,
     queue: new BatchQueue({ limits, sizing: sizingOf(options.batchSize), key: options.key, cost }),
     cost,
-    work: work as (tickets: ReadonlyArray<Ticket<A>>) => Effect.Effect<boolean, unknown>,
+    work: (tickets) => Effect.scoped(work(tickets) as Effect.Effect<boolean, unknown, Scope.Scope>),
     context,
-    gracefulShutdownTimeout: shutdown
+    gracefulShutdownTimeout: shutdown,
+    // What items cost can't be compared with how many there may be.
+    warn: (limits) =>
+      host === undefined || options.batchSize !== undefined ? Effect.void : canFill(host, name, limits)
   })
   yield* Effect.addFinalizer(() => engine.close)
   yield* engine.tally.show({ deployment: host?.deployment ?? "none", replica: host?.replica ?? "none", batcher: name })
@@ -417,20 +423,26 @@ const register = Effect.fnUntraced(function* <A, S>(host: Host, name: string, en
     Effect.sync(() => host.batchers.add(state)),
     () => Effect.sync(() => host.batchers.delete(state))
   )
-  const { maxBatchSize, maxConcurrentBatches } = engine.state
-  if (maxBatchSize * maxConcurrentBatches <= host.maxOngoingRequests) return
-  yield* Effect.logWarning(
-    `Batcher "${name}" of replica "${host.replica}" can't fill its batches: maxBatchSize ${maxBatchSize} times ` +
-      `maxConcurrentBatches ${maxConcurrentBatches} is more than maxOngoingRequests ${host.maxOngoingRequests}. Raise the latter.`
-  )
+  yield* engine.warn
 })
+
+const canFill = (host: Host, name: string, { maxBatchSize, maxConcurrentBatches }: EngineLimits) =>
+  maxBatchSize * maxConcurrentBatches <= host.maxOngoingRequests
+    ? Effect.void
+    : Effect.logWarning(
+        `Batcher "${name}" of replica "${host.replica}" can't fill its batches: maxBatchSize ${maxBatchSize} times ` +
+          `maxConcurrentBatches ${maxConcurrentBatches} is more than maxOngoingRequests ${host.maxOngoingRequests}. Raise the latter.`
+      )
 
 const controls = <A, S>(engine: Engine<A, S>): Controls => ({
   update: (changes) =>
     Effect.suspend(() => {
       const { state } = engine
       const current = Object.fromEntries(Object.keys(Limits.fields).map((key) => [key, state[key as keyof State]]))
-      return Effect.map(limitsOf({ ...current, ...changes }, state.name), (limits) => engine.update(limits))
+      return Effect.flatMap(limitsOf({ ...current, ...changes }, state.name), (limits) => {
+        engine.update(limits)
+        return engine.warn
+      })
     }),
   state: Effect.sync(() => engine.state)
 })

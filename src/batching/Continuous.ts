@@ -7,7 +7,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Duration, Effect, Exit, Latch, Queue, Schema, type Scope, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Latch, Queue, Schema, type Scope, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { Line } from "../admission/Line.ts"
 import { count, CountOrInfinity, decode, orElse, Time } from "../core/Options.ts"
@@ -109,6 +109,8 @@ class Sequence<A, S, B, E> {
   readonly ticket: Ticket<A>
   readonly outbox: Queue.Queue<B, E | ServeError | Cause.Done>
   state: S | undefined = undefined
+  /** Opened when nobody waits for it any more. */
+  readonly over = Latch.makeUnsafe()
   /** Whether it waits to join. */
   waits = false
   /** Elements that its caller has not read. */
@@ -192,6 +194,11 @@ class Loop<A, S, B, E, R> {
   private readonly clock: Clock.Clock
   private readonly waiting = new Line<Sequence<A, S, B, E>>()
   private active: Array<Sequence<A, S, B, E>> = []
+  /** Those whose states are being made, and those in the step that runs. */
+  private joining: ReadonlyArray<Sequence<A, S, B, E>> = []
+  private taking: ReadonlyArray<Sequence<A, S, B, E>> = []
+  /** No deadline passes before. */
+  private earliest = Infinity
   /** Opened when there may be something to do, and when nobody waits for the step that runs. */
   private readonly wake = Latch.makeUnsafe()
   private readonly abandoned = Latch.makeUnsafe()
@@ -232,7 +239,9 @@ class Loop<A, S, B, E, R> {
     return Effect.forever(
       Effect.suspend(() => {
         this.wake.closeUnsafe()
-        return this.admitWaiting.pipe(
+        this.expireLate()
+        return this.removeEnded.pipe(
+          Effect.andThen(this.admitWaiting),
           Effect.andThen(Effect.suspend(() => this.takeStep)),
           Effect.andThen(this.removeEnded),
           Effect.andThen(Effect.suspend(() => (this.mayStep ? Effect.yieldNow : this.rest)))
@@ -270,6 +279,7 @@ class Loop<A, S, B, E, R> {
       const { ticket } = sequence
       if (!ticket.isLive) return
       ticket.hasLeft = true
+      sequence.over.openUnsafe()
       if (sequence.waits) {
         this.dequeue(sequence)
         this.tally.drop("left")
@@ -300,13 +310,16 @@ class Loop<A, S, B, E, R> {
       this.dequeue(sequence)
       sequence.ticket.answer(error)
     }
-    for (const { ticket } of this.active) ticket.answer(error)
+    for (const { over, ticket } of [...this.joining, ...this.active]) {
+      ticket.answer(error)
+      over.openUnsafe()
+    }
     this.changed()
   }
 
   private changed(): void {
     this.wake.openUnsafe()
-    if (this.active.every(({ ticket }) => !ticket.isLive)) this.abandoned.openUnsafe()
+    if (this.taking.every(({ ticket }) => !ticket.isLive)) this.abandoned.openUnsafe()
   }
 
   private dequeue(sequence: Sequence<A, S, B, E>): void {
@@ -317,10 +330,12 @@ class Loop<A, S, B, E, R> {
   private offer(sequence: Sequence<A, S, B, E>, now: number): void {
     const { ticket } = sequence
     if (this.status !== "Ready") return ticket.answer(Exit.fail(this.unavailable))
-    if (this.waiting.size >= this.limits.maxQueuedItems) return ticket.answer(Exit.fail(this.queueFull))
+    const free = this.limits.maxActive - this.active.length - this.joining.length
+    if (this.waiting.size >= this.limits.maxQueuedItems + free) return ticket.answer(Exit.fail(this.queueFull))
     if (ticket.deadline <= now) return this.expire(sequence, "batch")
     sequence.turn = this.turns++
     sequence.waits = true
+    this.earliest = Math.min(this.earliest, ticket.deadline)
     this.waiting.add(sequence)
     this.idle.closeUnsafe()
     this.wake.openUnsafe()
@@ -329,47 +344,68 @@ class Loop<A, S, B, E, R> {
   /** Lets those who wait join as long as there is room. */
   private get admitWaiting(): Effect.Effect<void, never, R> {
     return Effect.suspend(() => {
+      this.expireLate()
       const joining: Array<Sequence<A, S, B, E>> = []
       while (this.active.length + joining.length < this.limits.maxActive) {
         const sequence = this.waiting.first
         if (sequence === undefined) break
         this.dequeue(sequence)
-        if (sequence.ticket.deadline <= this.clock.currentTimeMillisUnsafe()) this.expire(sequence, "batch")
-        else joining.push(sequence)
+        joining.push(sequence)
       }
-      return Effect.forEach(joining, (sequence) => this.admitOne(sequence), { concurrency: "unbounded", discard: true })
+      if (joining.length === 0) return Effect.void
+      this.joining = joining
+      return Effect.andThen(
+        Effect.forEach(joining, (sequence) => this.admitOne(sequence), { concurrency: "unbounded", discard: true }),
+        Effect.sync(() => (this.joining = []))
+      )
     })
   }
 
   private admitOne(sequence: Sequence<A, S, B, E>): Effect.Effect<void, never, R> {
-    return Effect.matchCause(
-      Effect.suspend(() => this.options.admit(sequence.ticket.value)),
-      {
+    // A state that was made is never lost, even if its caller leaves at that moment.
+    const join = Effect.uninterruptibleMask((restore) =>
+      Effect.matchCause(restore(Effect.suspend(() => this.options.admit(sequence.ticket.value))), {
         onFailure: (cause) => sequence.ticket.answer(failureOf(cause)),
         onSuccess: (state) => {
           sequence.state = state
           this.active.push(sequence)
         }
-      }
+      })
     )
+    return Effect.ignoreCause(Effect.raceFirst(join, sequence.over.await))
+  }
+
+  /** Fails all whose deadlines have passed. */
+  private expireLate(): void {
+    const now = this.clock.currentTimeMillisUnsafe()
+    if (now < this.earliest) return
+    for (const sequence of Array.from(this.waiting)) {
+      if (sequence.ticket.deadline > now) continue
+      this.dequeue(sequence)
+      this.expire(sequence, "batch")
+    }
+    for (const sequence of this.active) if (sequence.ticket.deadline <= now) this.expire(sequence, "stream")
+    this.earliest = Math.min(...Array.from([...this.waiting, ...this.active], ({ ticket }) => ticket.deadline))
   }
 
   private get takeStep(): Effect.Effect<void, never, R> {
+    this.expireLate()
     const now = this.clock.currentTimeMillisUnsafe()
-    for (const sequence of this.active) if (sequence.ticket.deadline <= now) this.expire(sequence, "stream")
     const taking = this.active.filter((sequence) => this.canStep(sequence))
     if (taking.length === 0) return Effect.void
+    this.taking = taking
     this.abandoned.closeUnsafe()
     const states = taking.map(({ state }) => state!) as unknown as NonEmptyReadonlyArray<S>
     this.steps++
     this.sequenceSteps += taking.length
     return Effect.suspend(() => this.options.step(states)).pipe(
-      Effect.raceFirst(Effect.andThen(this.abandoned.await, Effect.succeed(undefined))),
+      Effect.map((results) => this.apply(taking, results)),
+      Effect.raceFirst(this.abandoned.await),
       Effect.matchCause({
         onFailure: (cause) => {
           for (const { ticket } of taking) ticket.answer(failureOf(cause))
         },
-        onSuccess: (results) => results !== undefined && this.apply(taking, results)
+        onSuccess: () => {}
       }),
       Effect.andThen(Effect.sync(() => this.tally.step(taking.length, this.clock.currentTimeMillisUnsafe() - now)))
     )
@@ -407,13 +443,24 @@ class Loop<A, S, B, E, R> {
       this.active = this.active.filter(({ ticket }) => ticket.isLive)
       return release === undefined
         ? Effect.void
-        : Effect.forEach(ended, ({ state }) => Effect.ignoreCause(release(state!)), { discard: true })
+        : Effect.forEach(
+            ended,
+            // In a fiber of its own, so that nothing that it does can end the loop.
+            ({ state }) =>
+              Effect.flatMap(Effect.forkChild(Effect.suspend(() => release(state!))), (fiber) => Fiber.await(fiber)),
+            { discard: true }
+          )
     })
   }
 
   private get rest(): Effect.Effect<void> {
-    if (this.active.length === 0 && this.waiting.size === 0) this.idle.openUnsafe()
-    return this.wake.await
+    if (this.active.length === 0 && this.waiting.size === 0) {
+      this.earliest = Infinity
+      this.idle.openUnsafe()
+    }
+    if (this.earliest === Infinity) return this.wake.await
+    const millis = this.earliest - this.clock.currentTimeMillisUnsafe()
+    return Effect.asVoid(Effect.timeoutOption(this.wake.await, Math.max(millis, 0)))
   }
 
   private get mayStep(): boolean {

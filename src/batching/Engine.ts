@@ -47,6 +47,8 @@ export interface State extends Counts, EngineLimits {
 
 export class Engine<A, S> {
   readonly tally: Tally
+  /** Warns when the batches can't fill. */
+  readonly warn: Effect.Effect<void>
   private limits: EngineLimits
   private readonly name: string
   private readonly queue: BatchQueue<A, S, Ticket<A>>
@@ -74,7 +76,9 @@ export class Engine<A, S> {
     readonly work: (tickets: ReadonlyArray<Ticket<A>>) => Effect.Effect<boolean, unknown>
     readonly context: Context.Context<never>
     readonly gracefulShutdownTimeout: Duration.Duration
+    readonly warn: (limits: EngineLimits) => Effect.Effect<void>
   }) {
+    this.warn = Effect.suspend(() => options.warn(this.limits))
     this.name = options.name
     this.limits = options.limits
     this.queue = options.queue
@@ -117,14 +121,24 @@ export class Engine<A, S> {
   submit(ticket: Ticket<A>): void {
     if (this.status !== "Ready") return ticket.answer(Exit.fail(this.unavailable))
     if (ticket.deadline <= ticket.arrivedAt) return this.expire(ticket)
-    if (this.queue.size >= this.limits.maxQueuedItems) return ticket.answer(Exit.fail(this.queueFull))
+    const { maxBatchSize, maxConcurrentBatches, maxQueuedItems } = this.limits
+    const mayRun = this.running.size < maxConcurrentBatches
+    if (this.queue.size >= maxQueuedItems && !mayRun) return ticket.answer(Exit.fail(this.queueFull))
     ticket.turn = this.turns++
     try {
+      const size = this.queue.measure(ticket.value)
+      if (size > maxBatchSize) return ticket.answer(Exit.fail(this.tooLarge(size)))
       this.schedule(this.queue.add(ticket, ticket.arrivedAt))
     } catch (error) {
       return ticket.answer(Exit.die(error))
     }
+    if (this.pumping) return
     this.pump()
+    const { group } = ticket
+    if (group === undefined || this.queue.size <= maxQueuedItems) return
+    this.queue.remove(ticket, ticket.arrivedAt)
+    this.schedule(group)
+    ticket.answer(Exit.fail(this.queueFull))
   }
 
   /** Ends the wait of a caller that has left. The last one of a batch waits until the batch has stopped, the others don't. */
@@ -134,13 +148,18 @@ export class Engine<A, S> {
       ticket.hasLeft = true
       const { batch, group } = ticket
       if (group !== undefined) {
-        this.queue.remove(ticket)
+        this.queue.remove(ticket, this.now)
         this.tally.drop("left")
         this.schedule(group)
+        this.pump()
+        return Effect.void
+      }
+      if (batch === undefined) {
+        this.tally.drop("left")
         return Effect.void
       }
       this.tally.waste()
-      return batch === undefined || batch.tickets.some(({ isLive }) => isLive) ? Effect.void : stop(batch)
+      return batch.tickets.some(({ isLive }) => isLive) ? Effect.void : stop(batch)
     })
   }
 
@@ -217,9 +236,10 @@ export class Engine<A, S> {
     for (const ticket of entries) ticket.batch = batch
     const context = Context.add(this.context, RequestContext.RequestContext, together(entries))
     const fiber = Effect.runForkWith(context)(traced(this.work(entries), this.name, release, entries))
+    // Before anything else: a caller that left on this very stack waits for it.
+    batch.fiber = fiber
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.ended(batch, exit)
-    batch.fiber = fiber
     fiber.addObserver((exit) => {
       this.ended(batch, exit)
       this.pump()
@@ -243,13 +263,16 @@ export class Engine<A, S> {
 
   private abandon(): Effect.Effect<void> {
     for (const ticket of Array.from(this.queue)) {
-      this.queue.remove(ticket)
+      // One that was answered before may have made it leave.
+      if (ticket.group === undefined) continue
+      this.queue.remove(ticket, this.now)
       ticket.answer(Exit.fail(this.unavailable))
     }
     return Effect.forEach(Array.from(this.running), stop, { concurrency: "unbounded", discard: true })
   }
 
   private expire(ticket: Ticket<A>): void {
+    if (!ticket.isLive) return
     this.tally.drop("expired")
     ticket.answer(Exit.fail(because(() => new ServeError.DeadlineExceeded({ deployment: this.name, stage: "batch" }))))
   }
@@ -284,7 +307,7 @@ export class Engine<A, S> {
         new ServeError.QueueFull({
           deployment: this.name,
           ongoing,
-          maxOngoingRequests: maxBatchSize * maxConcurrentBatches,
+          maxOngoingRequests: Math.min(Math.floor(maxBatchSize * maxConcurrentBatches), Number.MAX_SAFE_INTEGER),
           queued: this.queue.size,
           maxQueuedRequests: maxQueuedItems,
           retryAfter: Duration.millis(
@@ -318,7 +341,7 @@ const together = (tickets: ReadonlyArray<Ticket<unknown>>): RequestContext.Reque
   }
   return {
     requestId: requests.length === 1 ? requests[0]!.requestId : "",
-    deadline: Math.max(...requests.map(({ deadline }) => deadline)),
+    deadline: requests.reduce((latest, { deadline }) => Math.max(latest, deadline), 0),
     priority: priorities.find((priority) => requests.some((request) => request.priority === priority))!,
     tenant: same("tenant"),
     modelId: same("modelId"),
