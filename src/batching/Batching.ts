@@ -339,7 +339,7 @@ const startUnary = <A, B, E, R, S, EItem>(
 ): Effect.Effect<Engine<A, S>, never, R | Scope.Scope> => {
   const { idempotent, onFailure, run } = options
   const attempt = (tickets: ReadonlyArray<Ticket<A>>): Effect.Effect<boolean, E, R> =>
-    Effect.flatMap(
+    Effect.map(
       Effect.suspend(() => run(valuesOf(tickets))),
       (results) => settle(tickets, results)
     )
@@ -348,7 +348,10 @@ const startUnary = <A, B, E, R, S, EItem>(
       // Some may have left while the other half ran.
       const live = tickets.filter(({ isLive }) => isLive)
       if (live.length === 0) return Effect.succeed(false)
-      return Effect.catchCause(attempt(live), (cause) => {
+      const answered = Effect.tap(attempt(live), () =>
+        Effect.sync(() => live.forEach((ticket) => ticket.answer(ticket.outcome!)))
+      )
+      return Effect.catchCause(answered, (cause) => {
         if (Cause.hasInterrupts(cause)) return Effect.failCause(cause as Cause.Cause<never>)
         if (live.length === 1)
           return Effect.as(
@@ -369,18 +372,17 @@ const startUnary = <A, B, E, R, S, EItem>(
   return start<A, S, R>(options, onFailure === "bisect" ? bisect : attempt)
 }
 
-const settle = <A, B, E>(tickets: ReadonlyArray<Ticket<A>>, results: ReadonlyArray<B | Exit.Exit<B, E>>) => {
+const settle = <A, B, E>(tickets: ReadonlyArray<Ticket<A>>, results: ReadonlyArray<B | Exit.Exit<B, E>>): boolean => {
   const received = Array.isArray(results) ? results.length : 0
-  if (received !== tickets.length) {
-    const error = because(() => new BatchContract({ expected: tickets.length, received }))
-    for (const ticket of tickets) ticket.answer(Exit.fail(error))
-    return Effect.succeed(false)
-  }
+  const isRight = received === tickets.length
+  const wrong = isRight
+    ? undefined
+    : Exit.fail(because(() => new BatchContract({ expected: tickets.length, received })))
   tickets.forEach((ticket, i) => {
-    const result = results[i]!
-    ticket.answer(Exit.isExit(result) ? outcomeOf(result) : Exit.succeed(result))
+    const result = results?.[i]
+    ticket.outcome = wrong ?? (Exit.isExit(result) ? outcomeOf(result) : Exit.succeed(result))
   })
-  return Effect.succeed(true)
+  return isRight
 }
 
 const start = Effect.fnUntraced(function* <A, S, R>(

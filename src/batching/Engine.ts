@@ -65,8 +65,8 @@ export class Engine<A, S> {
   private onIdle: (() => void) | undefined = undefined
 
   /**
-   * `work` runs a batch and answers its tickets; those that it leaves are answered with its failure. Its result is whether its
-   * run time says how long such a batch takes.
+   * `work` runs a batch and gives its tickets their outcomes, or answers them; those that have none are answered with its
+   * failure. Its result is whether its run time says how long such a batch takes.
    */
   constructor(options: {
     readonly name: string
@@ -240,10 +240,7 @@ export class Engine<A, S> {
     batch.fiber = fiber
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.ended(batch, exit)
-    fiber.addObserver((exit) => {
-      this.ended(batch, exit)
-      this.pump()
-    })
+    fiber.addObserver((exit) => this.ended(batch, exit))
   }
 
   private ended(batch: Running<A>, exit: Exit.Exit<boolean, unknown>): void {
@@ -258,7 +255,9 @@ export class Engine<A, S> {
           ? Exit.die(new Error("The run function of the batch interrupted itself"))
           : Exit.fail(this.unavailable)
         : Exit.failCause(exit.cause)
-    for (const ticket of batch.tickets) ticket.answer(rest)
+    // The next batch first: to hear their outcomes and to act on them keeps the callers busy for as long as a small batch takes.
+    this.pump()
+    for (const ticket of batch.tickets) ticket.answer(ticket.outcome ?? rest)
   }
 
   private abandon(): Effect.Effect<void> {

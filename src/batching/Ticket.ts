@@ -41,6 +41,8 @@ export class Ticket<A> implements Entry<A, Ticket<A>> {
   group: Group<Ticket<A>> | undefined = undefined
   batch: Running<A> | undefined = undefined
   hasLeft = false
+  /** What the caller is told when its batch has given its slot to the next one. */
+  outcome: Exit.Exit<unknown, unknown> | undefined = undefined
   private isAnswered = false
 
   readonly value: A
