@@ -278,7 +278,8 @@ export type ResolverOptions<A extends Request.Any, R, S = number> = Options<
 
 /**
  * Makes a `RequestResolver` for your own `Request.Class`, with everything that {@link make} does: late binding, bounds,
- * interruption. The error of the request must include `ServeError`.
+ * interruption. The error of the request must include `ServeError`. Combinators that wrap a resolver's `runAll`, such as
+ * `RequestResolver.withSpan` or `withCache`, have no effect on it.
  *
  * @example
  * ```ts
