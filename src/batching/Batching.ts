@@ -105,7 +105,8 @@ export type Options<A, B, E, R, S = number, EItem = never> = Common<A, S> & {
   /**
    * Runs a batch: one result for each item, in the same order. A result that is an `Exit` is the outcome of its own item; a
    * failure of `run` is that of every item. It runs in the services of the layer that makes the batcher, and is interrupted when
-   * all its callers have left.
+   * all its callers have left; then its slot is free, whatever a promise that it waited for goes on doing. Make it
+   * `Effect.uninterruptible` when the next batch has to wait for that.
    */
   readonly run: (items: NonEmptyReadonlyArray<A>) => Effect.Effect<ReadonlyArray<B | Exit.Exit<B, EItem>>, E, R>
 } & OnFailure

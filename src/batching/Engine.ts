@@ -62,6 +62,8 @@ export class Engine<A, S> {
   private status: "Ready" | "Draining" | "Stopped" = "Ready"
   private pumping = false
   private turns = 0
+  /** Milliseconds for which the last batch held the event loop when it began. */
+  private lastStart = 0
   private onIdle: (() => void) | undefined = undefined
 
   /**
@@ -236,6 +238,7 @@ export class Engine<A, S> {
     for (const ticket of entries) ticket.batch = batch
     const context = Context.add(this.context, RequestContext.RequestContext, together(entries))
     const fiber = Effect.runForkWith(context)(traced(this.work(entries), this.name, release, entries))
+    this.lastStart = this.now - now
     // Before anything else: a caller that left on this very stack waits for it.
     batch.fiber = fiber
     const exit = fiber.pollUnsafe()
@@ -248,16 +251,22 @@ export class Engine<A, S> {
     this.running.delete(batch)
     this.tally.end(millis)
     if (Exit.isSuccess(exit) && exit.value) this.cost.record(batch.tickets.length, millis)
-    const rest = Exit.isSuccess(exit)
-      ? Exit.die(new Error("The batch ended without an outcome for this item"))
-      : Cause.hasInterruptsOnly(exit.cause)
-        ? this.status === "Ready"
-          ? Exit.die(new Error("The run function of the batch interrupted itself"))
-          : Exit.fail(this.unavailable)
-        : Exit.failCause(exit.cause)
-    // The next batch first: to hear their outcomes and to act on them keeps the callers busy for as long as a small batch takes.
+    // To hear their outcomes and to act on them keeps the callers busy for as long as a small batch takes, so the next one
+    // begins before, unless its beginning keeps everyone waiting.
+    if (this.lastStart <= QUICK) this.pump()
+    for (const ticket of batch.tickets) {
+      if (ticket.isLive) ticket.answer(ticket.outcome ?? this.failureOf(exit))
+    }
     this.pump()
-    for (const ticket of batch.tickets) ticket.answer(ticket.outcome ?? rest)
+  }
+
+  /** The outcome of an item that was given none. */
+  private failureOf(exit: Exit.Exit<boolean, unknown>): Exit.Exit<never, unknown> {
+    if (Exit.isSuccess(exit)) return Exit.die(new Error("The batch ended without an outcome for this item"))
+    if (!Cause.hasInterruptsOnly(exit.cause)) return Exit.failCause(exit.cause)
+    return this.status === "Ready"
+      ? Exit.die(new Error("The run function of the batch interrupted itself"))
+      : Exit.fail(this.unavailable)
   }
 
   private abandon(): Effect.Effect<void> {
@@ -318,6 +327,9 @@ export class Engine<A, S> {
 }
 
 const UNKNOWN = 1000
+
+/** A batch that holds the event loop for more milliseconds when it begins is computed right there. */
+const QUICK = 1
 
 const { because } = ServeError
 

@@ -3,12 +3,13 @@
  */
 import { NodeRuntime } from "@effect/platform-node"
 import { Effect } from "effect"
+import { batching } from "./batching.ts"
 import { handle } from "./handle.ts"
 import { overload } from "./overload.ts"
 import { overloadHttp } from "./overloadHttp.ts"
 import { type Bench, report, type Study } from "./report.ts"
 
-const benches: ReadonlyArray<Bench | Study> = [handle, overload, overloadHttp]
+const benches: ReadonlyArray<Bench | Study> = [handle, batching, overload, overloadHttp]
 
 const program = Effect.gen(function* () {
   const names = process.argv.slice(2)

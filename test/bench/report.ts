@@ -35,7 +35,14 @@ export const ratio = (name: string, value: number, budget: number): Verdict => (
   holds: value <= budget
 })
 
-const medianOf = (numbers: ReadonlyArray<number>) => numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!
+/** A ratio that must reach `budget`. */
+export const atLeast = (name: string, value: number, budget: number): Verdict => ({
+  text: `${name}: ${value.toFixed(2)}x, budget at least ${budget}x`,
+  holds: value >= budget
+})
+
+export const medianOf = (numbers: ReadonlyArray<number>) =>
+  numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)]!
 
 /** Whether the budgets of a benchmark hold. */
 export const report = Effect.fnUntraced(function* (bench: Bench | Study) {
