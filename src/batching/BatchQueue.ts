@@ -171,7 +171,8 @@ export class BatchQueue<A, S, E extends Entry<A, E>> {
     group.lastArrival = now
     entry.group = group
     this.length++
-    const gap = now - this.lastArrival
+    // A pause says that it doesn't pay to wait, and no more than that.
+    const gap = Math.min(now - this.lastArrival, this.cost.known ? 2 * this.cost.fixed : Infinity)
     this.gap = this.gap === Infinity ? gap : this.gap + NEWEST * (gap - this.gap)
     this.lastArrival = now
     return group
@@ -223,7 +224,7 @@ export class BatchQueue<A, S, E extends Entry<A, E>> {
     group.ripe = undefined
     const { isFull, ...batch } = this.cut(group, now)
     this.begin(group, this.limits)
-    return { ...batch, group, release: isFull ? "full" : since < now ? "slot" : release }
+    return { ...batch, group, release: isFull ? "full" : since < now && release !== "drain" ? "slot" : release }
   }
 
   private cut(group: Group<E>, now: number) {

@@ -29,7 +29,7 @@ import { because, BatchContract, type ServeError } from "../core/ServeError.ts"
 import { BatchQueue, type Sizing } from "./BatchQueue.ts"
 import { CostModel } from "./CostModel.ts"
 import { Engine, type EngineLimits, type State } from "./Engine.ts"
-import { Host } from "./Host.ts"
+import { Host, nameIn } from "./Host.ts"
 import { deliver, type Outbox } from "./Rows.ts"
 import { originIn, originOf, Ticket } from "./Ticket.ts"
 
@@ -79,7 +79,7 @@ export interface Cost<A, S> {
 }
 
 interface Common<A, S> extends Partial<Encoded> {
-  /** Its name in states, spans and metrics. Default `"batcher"`. */
+  /** Its name in states, spans and metrics. Default `"batcher"`, `"batcher-2"` for the second of a replica, and so on. */
   readonly name?: string
   /**
    * The size of a candidate batch, such as its tokens after padding; default its length. As a plain function it is called for
@@ -391,7 +391,8 @@ const start = Effect.fnUntraced(function* <A, S, R>(
   options: Common<A, S>,
   work: (tickets: ReadonlyArray<Ticket<A>>) => Effect.Effect<boolean, unknown, R>
 ) {
-  const name = nameOf(options)
+  const host = yield* Host
+  const name = nameIn(host, options.name)
   const written = Object.entries(options).filter(([key]) => key in Limits.fields)
   const limits = yield* limitsOf(Object.fromEntries(written), name)
   const shutdown = yield* decode(
@@ -399,7 +400,6 @@ const start = Effect.fnUntraced(function* <A, S, R>(
     options.gracefulShutdownTimeout ?? "20 seconds",
     `${name}, gracefulShutdownTimeout`
   )
-  const host = yield* Host
   const context = Context.omit(Scope.Scope, Tracer.ParentSpan)(yield* Effect.context<R>())
   const cost = new CostModel()
   const engine = new Engine<A, S>({

@@ -19,7 +19,7 @@ import {
   type ServeError,
   Unavailable
 } from "../core/ServeError.ts"
-import { Host } from "./Host.ts"
+import { Host, nameIn } from "./Host.ts"
 import { Tally } from "./Tally.ts"
 import { originOf, Ticket } from "./Ticket.ts"
 
@@ -59,7 +59,7 @@ export interface Step<S, B> {
  * @since 0.1.0
  */
 export interface ContinuousOptions<A, S, B, E, R> extends Partial<typeof ContinuousLimits.Encoded> {
-  /** Its name in states and metrics. Default `"batcher"`. */
+  /** Its name in states and metrics. Default `"batcher"`, `"batcher-2"` for the second of a replica, and so on. */
   readonly name?: string
   /** Makes the state of a sequence from an item, before its first step. */
   readonly admit: (item: A) => Effect.Effect<S, E, R>
@@ -155,11 +155,11 @@ export const continuous = <A, S, B, E = never, R = never>(
   options: ContinuousOptions<A, S, B, E, R>
 ): Effect.Effect<Continuous<A, B, E>, never, R | Scope.Scope> =>
   Effect.gen(function* () {
-    const { name = "batcher" } = options
+    const host = yield* Host
+    const name = nameIn(host, options.name)
     const written = Object.entries(options).filter(([key]) => key in ContinuousLimits.fields)
     const limits = yield* decode(ContinuousLimits, Object.fromEntries(written), name)
     const clock = yield* Clock.Clock
-    const host = yield* Host
     const loop = new Loop(host === undefined ? name : `${host.deployment}.${name}`, limits, options, clock)
     yield* loop.tally.show({ deployment: host?.deployment ?? "none", replica: host?.replica ?? "none", batcher: name })
     const fiber = yield* Effect.forkScoped(loop.run)

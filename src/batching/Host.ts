@@ -41,3 +41,9 @@ export const Host: Context.Reference<Host | undefined> = Context.Reference<Host 
   "effect-serve/Batching/Host",
   { defaultValue: () => undefined }
 )
+
+/** The name of a batcher that was given none, or its own: those of one replica must be told apart. */
+export const nameIn = (host: Host | undefined, name: string | undefined): string => {
+  const others = host?.batchers.size ?? 0
+  return name ?? (others === 0 ? "batcher" : `batcher-${others + 1}`)
+}

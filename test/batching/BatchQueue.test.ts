@@ -1,3 +1,11 @@
+/**
+ * Seen red for each of these mutations ("agrees with a list"): keys are ignored; a batch of the exact size isn't full; a full
+ * group waits; the wait counts from the last item; what is late at the very millisecond goes along; the item that doesn't fit
+ * is lost; an idle group stays; new limits count for the batch that accumulates, or not for what is left over. In the
+ * examples: the group that was ripe last is first; who leaves makes its key lose its turn; releases are never "slot"; adaptive:
+ * no longest wait, no deadlines, a wait that never pays, the number of keys forgotten. Taking an emptied group out of the ripe
+ * ones stays green when removed from `take`: `remove` does it again, and an empty batch is skipped.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { BatchQueue, type Entry, type Group, type Limits } from "../../src/batching/BatchQueue.ts"

@@ -1,3 +1,21 @@
+/**
+ * Seen red in "whatever comes, in any order" for each of these mutations: a batch is sealed without a slot; the wait counts from
+ * the last item; a full batch stays ripe when its callers leave; maxBatchWait is forgotten; the item that doesn't fit is
+ * lost; there is no bound on what waits while a slot is free; `update` resets what isn't said; the second half of a bisected
+ * batch is chosen before the first has run.
+ *
+ * Others are red in the examples. "finds the size": a too large item is found only when its batch is cut; an item that throws
+ * makes its group full; NaN is a size; what is left over keeps the old limits. "update": new limits count for the batch that
+ * accumulates; nothing starts when slots are added. "when a caller leaves": a batch is stopped by the first who leaves, or by
+ * nobody; the item stays in line; who left before counts as wasted; the fiber of a batch is known only once it waits. "with
+ * deadlines": what is late on arrival or at the very millisecond runs. "gives each item one outcome": self-interruption
+ * reaches the callers, from `run` or from an `Exit`; only too few results are noticed; the latest deadline is found with
+ * arguments that overflow the stack. "bisects": the last item isn't alone with its failure; without `idempotent`. "runs in the
+ * services": those of nobody; the earliest deadline, the lowest priority, the first one's tenant. "traces": always; without
+ * links. "counts": failed batches teach the cost; the wait is that of the last item; run times aren't recorded; releases are
+ * never "slot". "in a deployment": a warning at the bound, or none after `update`. "when its scope closes": more is taken; what
+ * waits isn't released, or is taken out twice; nothing is stopped (hangs). "lets items wait": a fraction in `QueueFull`.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Batching, Deployment, RequestContext, ServeError } from "effect-serve"
 import {
@@ -30,29 +48,30 @@ const broken = new Broken({ part: "wheel" })
 
 /** A deployment whose batches keep a worker thread each busy. */
 class Spinner extends Deployment.Service<Spinner>()("Spinner", [
-  Rpc.make("spin", {
-    payload: { n: Schema.Int },
-    success: Schema.Struct({ n: Schema.Int, atOnce: Schema.Int })
-  }),
-  Rpc.make("greet", { success: Schema.String })
+  Rpc.make("spin", { payload: Schema.Int, success: Schema.Struct({ n: Schema.Int, atOnce: Schema.Int }) }),
+  Rpc.make("greet")
 ]) {}
 
+/** Batches that run at once, batches that began, and other requests that were answered. */
+const spins = new Int32Array(new SharedArrayBuffer(12))
+
+// Computes until another batch has begun and other requests were answered, or for three seconds.
 const spinning = `
-  const { parentPort, workerData } = require("node:worker_threads")
+  const { parentPort, workerData: spins } = require("node:worker_threads")
   parentPort.on("message", (items) => {
-    const atOnce = Atomics.add(workerData, 0, 1) + 1
-    const until = performance.now() + 40
-    while (performance.now() < until);
-    Atomics.sub(workerData, 0, 1)
+    const atOnce = Atomics.add(spins, 0, 1) + 1
+    Atomics.add(spins, 1, 1)
+    const until = performance.now() + 3000
+    while ((Atomics.load(spins, 1) < 2 || Atomics.load(spins, 2) < 5) && performance.now() < until);
+    Atomics.sub(spins, 0, 1)
     parentPort.postMessage(items.map((n) => ({ n, atOnce })))
   })`
 
 const SpinnerLive = Spinner.toLayer(
   Effect.gen(function* () {
-    const workerData = new Int32Array(new SharedArrayBuffer(4))
     const idle = yield* Effect.forEach([0, 1], () =>
       Effect.acquireRelease(
-        Effect.sync(() => new Worker(spinning, { eval: true, workerData, execArgv: [] })),
+        Effect.sync(() => new Worker(spinning, { eval: true, workerData: spins, execArgv: [] })),
         (worker) => Effect.promise(() => worker.terminate())
       )
     )
@@ -68,7 +87,7 @@ const SpinnerLive = Spinner.toLayer(
         }).pipe(Effect.ensuring(Effect.sync(() => idle.push(worker))))
       }
     })
-    return Spinner.of({ spin: ({ n }) => spin(n), greet: () => Effect.succeed("hello") })
+    return Spinner.of({ spin: (n) => spin(n), greet: () => Effect.void })
   }),
   { maxOngoingRequests: 20 }
 )
@@ -927,25 +946,26 @@ describe("Batching", () => {
       })
     )
 
-    it.live("while a worker thread computes, and other requests go on", () =>
+    it.live("while worker threads compute, and other requests go on", () =>
       Effect.gen(function* () {
         const { handle } = yield* open(Spinner, SpinnerLive)
-        let others = 0
-        const other = Effect.andThen(
-          handle.greet(),
-          Effect.sync(() => others++)
-        )
-        const ticking = yield* call(Effect.forever(Effect.andThen(other, Effect.sleep(1))))
-        const callers = yield* Effect.forEach(range(8), (n) => call(handle.spin({ n })))
+        const callers = yield* Effect.forEach(range(8), (n) => call(handle.spin(n)))
+        yield* handle
+          .greet()
+          .pipe(
+            Effect.andThen(Effect.sync(() => Atomics.add(spins, 2, 1))),
+            Effect.andThen(Effect.sleep(1)),
+            Effect.forever,
+            call
+          )
         const results = yield* Effect.forEach(callers, Fiber.join)
-        yield* Fiber.interrupt(ticking)
         assert.deepStrictEqual(
           results.map(({ n }) => n),
           range(8)
         )
         assert.strictEqual(Math.max(...results.map(({ atOnce }) => atOnce)), 2)
-        assert.isAtLeast(others, 5)
-      }).pipe(Effect.scoped)
+        assert.isAtLeast(spins[2]!, 5)
+      })
     )
   })
 
@@ -973,6 +993,16 @@ describe("Batching", () => {
         yield* TestClock.adjust(100)
         yield* send(batched, 8)
         assert.strictEqual((yield* batched.state).queued, 1)
+      })
+    )
+
+    it.effect("no more than that also while a slot is free", () =>
+      Effect.gen(function* () {
+        const { batched, notes } = yield* batcher({ maxQueuedItems: 2 })
+        yield* send(batched, 1, 2)
+        assert.deepInclude(yield* reason(batched(3)), { _tag: "QueueFull", ongoing: 0, queued: 2 })
+        yield* TestClock.adjust(10)
+        assert.deepStrictEqual(notes.batches, [[1, 2]])
       })
     )
 
@@ -1146,6 +1176,27 @@ describe("Batching", () => {
         const [one, unlucky, two] = yield* answers(callers)
         assert.deepStrictEqual([one, two], [Exit.succeed(1), Exit.succeed(2)])
         assert.strictEqual(message(unlucky!), "13")
+      })
+    )
+
+    it.effect("and releases nothing early because it throws", () =>
+      Effect.gen(function* () {
+        let isUnlucky = false
+        const { batched, notes } = yield* batcher({
+          batchSize: (items) => {
+            if (isUnlucky && items.includes(13)) throw new Error("13")
+            return items.length
+          }
+        })
+        const [leaving] = yield* send(batched, 1, 13)
+        yield* TestClock.adjust(5)
+        yield* send(batched, 2)
+        isUnlucky = true
+        yield* Fiber.interrupt(leaving!)
+        yield* TestClock.adjust(4)
+        assert.isEmpty(notes.batches)
+        yield* TestClock.adjust(1)
+        assert.deepStrictEqual(notes.batches, [[2]])
       })
     )
 
@@ -1377,15 +1428,14 @@ describe("Batching", () => {
     it.effect("while its batch begins, doesn't hang", () =>
       Effect.gen(function* () {
         const started = yield* Deferred.make<number>()
-        const { batched } = yield* batcher({
-          maxBatchSize: 1,
-          run: (items) => Effect.as(Deferred.succeed(started, 0), items)
-        })
+        const { batched } = yield* batcher({ run: (items) => Effect.as(Deferred.succeed(started, 0), items) })
         const racing = yield* call(Effect.raceFirst(Deferred.await(started), batched(1)))
+        yield* TestClock.adjust(10)
         yield* settle
-        assert.isTrue(isDone(racing))
-        assert.deepInclude(yield* batched.state, { running: 0 })
+        assert.deepStrictEqual(yield* answers([racing]), [Exit.succeed(0)])
+        assert.deepInclude(yield* batched.state, { running: 0, wasted: 1 })
         const [next] = yield* send(batched, 2)
+        yield* TestClock.adjust(10)
         assert.isTrue(isDone(next!))
       })
     )
@@ -1428,9 +1478,10 @@ describe("Batching", () => {
     it.effect("refuses what comes too late", () =>
       Effect.gen(function* () {
         yield* TestClock.adjust(100)
-        const { batched, notes } = yield* batcher({ maxBatchSize: 1 })
-        const refused = yield* reason(as({ deadline: 100 })(batched(1)))
-        assert.deepInclude(refused, { _tag: "DeadlineExceeded", stage: "batch" })
+        const { batched, notes } = yield* batcher()
+        const late = yield* call(as({ deadline: 100 })(batched(1)))
+        assert.isTrue(isDone(late))
+        assert.deepInclude(yield* answered(late), { _tag: "DeadlineExceeded", stage: "batch" })
         assert.deepInclude(yield* batched.state, { dropped: { left: 0, expired: 1 } })
         assert.isEmpty(notes.batches)
       })
@@ -1919,8 +1970,10 @@ describe("Batching", () => {
       Effect.gen(function* () {
         const { batched } = yield* batcher({ name: "counted", maxBatchSize: 3, run: lasting(100) })
         yield* send(batched, 1, 2, 3, 4)
+        yield* TestClock.adjust(50)
+        yield* send(batched, 5)
         yield* TestClock.adjust("1 second")
-        assert.deepInclude(yield* histogram("serve_batch_size"), { count: 2, min: 1, max: 3, sum: 4 })
+        assert.deepInclude(yield* histogram("serve_batch_size"), { count: 2, min: 2, max: 3, sum: 5 })
         assert.deepInclude(yield* histogram("serve_batch_wait_ms"), { count: 2, min: 0, max: 100, sum: 100 })
         assert.deepInclude(yield* histogram("serve_batch_run_time_ms"), { count: 2, min: 100, max: 100, sum: 200 })
       })
@@ -1951,8 +2004,12 @@ describe("Batching", () => {
 
     it.effect("nothing of what failed as a run time", () =>
       Effect.gen(function* () {
-        const { batched } = yield* batcher({ maxBatchSize: 1, run: () => Effect.fail(broken) as never })
-        for (let i = 0; i < 5; i++) yield* Effect.exit(batched(i))
+        const { batched } = yield* batcher<Broken>({
+          maxBatchSize: 1,
+          run: () => Effect.andThen(Effect.sleep(50), Effect.fail(broken))
+        })
+        yield* send(batched, ...range(5))
+        yield* TestClock.adjust(250)
         assert.deepInclude(yield* batched.state, { fixedMillis: 0, millisPerItem: 0, items: 5 })
       })
     )

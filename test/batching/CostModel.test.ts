@@ -1,3 +1,7 @@
+/**
+ * Seen red for each of these mutations: nothing is forgotten ("follows a change"); forgetting never stops ("the usual size");
+ * predictions below zero; a wrong gain in the covariance.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { CostModel } from "../../src/batching/CostModel.ts"

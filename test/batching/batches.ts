@@ -8,7 +8,7 @@ type Items = NonEmptyReadonlyArray<number>
 type Answers<E> = ReadonlyArray<number | Exit.Exit<number, E>>
 
 /** Runs batches of numbers, and notes them. */
-export const noting = <E = never, R = never>(
+const noting = <E = never, R = never>(
   work: (items: Items) => Effect.Effect<Answers<E>, E, R> = Effect.succeed
 ) => {
   const notes = { batches: [] as Array<ReadonlyArray<number>>, running: 0, most: 0, interrupted: 0 }
