@@ -8,9 +8,7 @@ type Items = NonEmptyReadonlyArray<number>
 type Answers<E> = ReadonlyArray<number | Exit.Exit<number, E>>
 
 /** Runs batches of numbers, and notes them. */
-const noting = <E = never, R = never>(
-  work: (items: Items) => Effect.Effect<Answers<E>, E, R> = Effect.succeed
-) => {
+const noting = <E = never, R = never>(work: (items: Items) => Effect.Effect<Answers<E>, E, R> = Effect.succeed) => {
   const notes = { batches: [] as Array<ReadonlyArray<number>>, running: 0, most: 0, interrupted: 0 }
   const run = (items: Items): Effect.Effect<Answers<E>, E, R> =>
     Effect.acquireUseRelease(
