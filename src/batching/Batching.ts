@@ -140,6 +140,14 @@ export interface BatchedStream<A, B, E> extends Controls {
   (item: A): Stream.Stream<B, E | ServeError>
 }
 
+/**
+ * A `RequestResolver` that batches, see {@link resolver}.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface BatchedResolver<A extends Request.Any> extends RequestResolver.RequestResolver<A>, Controls {}
+
 interface Controls {
   /**
    * Changes some of the limits. A batch that items wait for already keeps its size and its wait. Dies when a value is out of
@@ -307,10 +315,10 @@ export type ResolverOptions<A extends Request.Any, R, S = number> = Options<
 export const resolver = <A extends Request.Request<any, any>, R = never, S = number>(
   options: ResolverOptions<A, R, S> &
     ([Unfit<A>] extends [never] ? unknown : { readonly run: "The error of the request must include ServeError" })
-): Effect.Effect<RequestResolver.RequestResolver<A>, never, R | Scope.Scope> =>
+): Effect.Effect<BatchedResolver<A>, never, R | Scope.Scope> =>
   Effect.map(startUnary<A, Request.Success<A>, Request.Error<A>, R, S, Request.Error<A>>(options), (engine) => {
     const tickets = new WeakMap<object, Ticket<A>>()
-    return RequestResolver.makeWith<A>({
+    const resolver = RequestResolver.makeWith<A>({
       // The engine takes the request, so that Effect makes no batch of it.
       preCheck: (entry) => {
         const ticket = new Ticket(entry.request, engine.now, originIn(entry.context), (exit) =>
@@ -330,6 +338,7 @@ export const resolver = <A extends Request.Request<any, any>, R = never, S = num
       collectWhile: () => true,
       runAll: () => Effect.void
     })
+    return Object.assign(resolver, controls(engine))
   })
 
 /** The requests, of those that are given, whose errors don't include `ServeError`. */

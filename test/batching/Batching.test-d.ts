@@ -1,18 +1,7 @@
 // The errors that are expected here are the compiler's own.
 // @effect-diagnostics floatingEffect:off missingEffectError:off missingEffectContext:off
 import { Batching, Deployment, ServeError } from "effect-serve"
-import {
-  Context,
-  Effect,
-  Exit,
-  type Layer,
-  Option,
-  Request,
-  type RequestResolver,
-  Schema,
-  type Scope,
-  Stream
-} from "effect"
+import { Context, Effect, Exit, type Layer, Option, Request, Schema, type Scope, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { Rpc } from "effect/rpc"
 import { describe, expectTypeOf, it } from "vitest"
@@ -281,14 +270,14 @@ describe("resolver", () => {
     const inferred = Batching.resolver({
       run: (requests: ReadonlyArray<GetName>) => Effect.succeed(requests.map(({ id }) => `${id}`))
     })
-    expectTypeOf(inferred).toEqualTypeOf<Made<RequestResolver.RequestResolver<GetName>>>()
+    expectTypeOf(inferred).toEqualTypeOf<Made<Batching.BatchedResolver<GetName>>>()
     const given = Batching.resolver<GetName>({
       run: (requests) => {
         expectTypeOf(requests).toEqualTypeOf<NonEmptyReadonlyArray<GetName>>()
         return Effect.succeed(requests.map(({ id }) => `${id}`))
       }
     })
-    expectTypeOf(given).toEqualTypeOf<Made<RequestResolver.RequestResolver<GetName>>>()
+    expectTypeOf(given).toEqualTypeOf<Made<Batching.BatchedResolver<GetName>>>()
     const resolver = null as unknown as Effect.Success<typeof given>
     expectTypeOf(Effect.request(new GetName({ id: 1 }), resolver)).toEqualTypeOf<
       Effect.Effect<string, ServeError.ServeError>
@@ -321,7 +310,7 @@ describe("resolver", () => {
     const both = Batching.resolver<GetName | GetAge>({
       run: (requests) => Effect.succeed(requests.map((request) => (request instanceof GetName ? "" : 1)))
     })
-    expectTypeOf(both).toEqualTypeOf<Made<RequestResolver.RequestResolver<GetName | GetAge>>>()
+    expectTypeOf(both).toEqualTypeOf<Made<Batching.BatchedResolver<GetName | GetAge>>>()
     // @ts-expect-error: one of them has no ServeError
     Batching.resolver<GetName | Other>({ run: (requests) => Effect.succeed(requests.map(() => "")) })
   })
@@ -334,12 +323,12 @@ describe("resolver", () => {
           requests.map(() => "")
         )
     })
-    expectTypeOf(resolver).toEqualTypeOf<Needing<RequestResolver.RequestResolver<GetName>>>()
+    expectTypeOf(resolver).toEqualTypeOf<Needing<Batching.BatchedResolver<GetName>>>()
     const needing = (requests: ReadonlyArray<GetName>) => Effect.andThen(Model, named(requests))
     // @ts-expect-error: run needs a service that the type parameters don't name
     Batching.resolver<GetName>({ run: needing })
     expectTypeOf(Batching.resolver<GetName, Model>({ run: needing })).toEqualTypeOf<
-      Needing<RequestResolver.RequestResolver<GetName>>
+      Needing<Batching.BatchedResolver<GetName>>
     >()
   })
 

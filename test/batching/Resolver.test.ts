@@ -460,6 +460,26 @@ describe("Batching", () => {
       })
     )
 
+    it.effect("shows its state, and takes other limits while it runs", () =>
+      Effect.gen(function* () {
+        const sizes: Array<number> = []
+        const resolver = yield* Batching.resolver<GetName>({
+          maxBatchSize: 2,
+          run: (requests) =>
+            Effect.sync(() => {
+              sizes.push(requests.length)
+              return requests.map(({ id }) => `user ${id}`)
+            })
+        })
+        const ask = Effect.forEach([1, 2, 3, 4], (id) => call(Effect.request(get(id), resolver)))
+        for (const fiber of yield* ask) yield* Fiber.join(fiber)
+        yield* resolver.update({ maxBatchSize: 4 })
+        for (const fiber of yield* ask) yield* Fiber.join(fiber)
+        assert.deepStrictEqual(sizes, [2, 2, 4])
+        assert.deepInclude(yield* resolver.state, { maxBatchSize: 4, queued: 0, items: 8 })
+      })
+    )
+
     it.effect("hears of a deployment's callers whose time is over", () =>
       Effect.gen(function* () {
         const interrupted: Array<ReadonlyArray<number>> = []

@@ -293,7 +293,7 @@ The [model](../../test/bench/peers/device.ts) takes 5 ms and 0.2 ms for each ite
 ${BOUND.toFixed(0)} requests/s. In this run it woke ${late.toFixed(2)} ms late in the median, which leaves ${boundWith(late).toFixed(0)}.
 
 The [peer](../../test/bench/peers/dataloader.ts) is Fastify with JSON schemas, and DataLoader with a lock around the model and a bound on what waits. It
-seals a batch 10 ms after its first item came, which gave the most requests/s of 2, 4, 5, 8, 10, 15 and 20 ms. Its second form, with
+seals a batch 10 ms after its first item came, which fills its batches; 2 to 5 ms did not, and 8 to 20 ms could not be told apart. Its second form, with
 a lock inside \`batchScheduleFn\`, does not seal a batch before the model is free either.
 
 ## Full load: ${CLIENTS} clients, each of which waits for its answer
