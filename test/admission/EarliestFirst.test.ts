@@ -1,7 +1,7 @@
 /**
  * Seen red ("agrees with a list") for each of these mutations: of equal deadlines the last comes first; the one that
  * fills a gap doesn't rise, doesn't sink, or sinks to the left; spots aren't kept; the last is removed like any other.
- * Sorting at each addition: "looks at some".
+ * Sorting at each addition: "looks at some". Only one leaf is looked at for the last: "has a last".
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
@@ -80,6 +80,14 @@ describe("EarliestFirst", () => {
     },
     { arbitrary: { runs: 200, size: 60, seed: 1 } }
   )
+
+  it("has a last that is later than most", () => {
+    for (const seed of [1, 7919, 104_729]) {
+      const heap = new EarliestFirst<Guest>()
+      for (let i = 0; i < 1000; i++) heap.add(new Guest({ deadline: (i * seed) % 1009 }))
+      assert.isAbove(heap.last!.deadline, 750, String(seed))
+    }
+  })
 
   it("looks at some of those who wait and not at all of them", () => {
     let looks = 0

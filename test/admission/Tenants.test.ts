@@ -1,7 +1,7 @@
 /**
  * Seen red for each of these mutations: a turn isn't paid for, is paid for after it was given back ("charges nothing"),
- * or what is left of it is lost ("gives each tenant its share"); the quantum is the last cost, or outlives an empty
- * class ("forgets"); the first turn is three ("gives each tenant its turn") or none ("one who sends a request at a
+ * or what is left of it is lost ("gives each tenant its share"); the quantum is the last cost, outlives an empty class, or never shrinks
+ * ("forgets"); the first turn is three ("gives each tenant its turn") or none ("one who sends a request at a
  * time"); a turn is worth what the next request costs ("works no more"); an empty lane stays in the map or in the round
  * ("is none once", "is one of the tenant"); the longest never falls, or lanes are kept at their old sizes, or a tenant
  * makes room for one that is as long ("is one of the tenant"); each lane expects the whole rate ("expects each lane");
@@ -152,6 +152,14 @@ describe("Tenants", () => {
       take(tenants, 1)
       add(tenants, ...guests(20, "a"), ...guests(20, "b"))
       assert.strictEqual(namesOf(take(tenants, 40)), "ab".repeat(20))
+    })
+
+    it("forgets what a dear request cost after some rounds, also while others wait", () => {
+      const tenants = tenantsOf()
+      add(tenants, ...guests(1, "a", 300), ...guests(1, "b", 300))
+      add(tenants, ...guests(8000, "a"), ...guests(8000, "b"))
+      take(tenants, 15_000)
+      assert.include(["ab".repeat(10), "ba".repeat(10)], namesOf(take(tenants, 20)))
     })
 
     it("gives one who was away no more than its share from then on", () => {
