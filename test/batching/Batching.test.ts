@@ -946,6 +946,45 @@ describe("Batching", () => {
       })
     )
 
+    it.effect("so that a slot is given on before the callers of its batch are told", () =>
+      Effect.gen(function* () {
+        const log: Array<string> = []
+        const batched = yield* Batching.make({
+          maxBatchSize: 2,
+          gracefulShutdownTimeout: 0,
+          run: (items: ReadonlyArray<number>) =>
+            Effect.suspend(() => {
+              log.push(`run ${items.join()}`)
+              return lasting(100)(items as [number])
+            })
+        })
+        const told = (n: number) => Effect.map(batched(n), () => log.push(`told ${n}`))
+        for (const n of [1, 2, 3, 4]) yield* call(told(n))
+        yield* TestClock.adjust(100)
+        assert.deepStrictEqual(log, ["run 1,2", "run 3,4", "told 1", "told 2"])
+      })
+    )
+
+    it.live("but callers are told first when a batch computes where it begins, and would keep them waiting", () =>
+      Effect.gen(function* () {
+        const log: Array<string> = []
+        const batched = yield* Batching.make({
+          maxBatchSize: 2,
+          run: (items: ReadonlyArray<number>) =>
+            Effect.suspend(() => {
+              log.push(`run ${items.join()}`)
+              const until = performance.now() + 20
+              while (performance.now() < until);
+              return Effect.as(Effect.yieldNow, items)
+            })
+        })
+        const told = (n: number) => Effect.map(batched(n), () => log.push(`told ${n}`))
+        const callers = yield* Effect.forEach([1, 2, 3, 4], (n) => call(told(n)))
+        for (const caller of callers) yield* Fiber.join(caller)
+        assert.deepStrictEqual(log, ["run 1,2", "told 1", "told 2", "run 3,4", "told 3", "told 4"])
+      })
+    )
+
     it.live("while worker threads compute, and other requests go on", () =>
       Effect.gen(function* () {
         const { handle } = yield* open(Spinner, SpinnerLive)
