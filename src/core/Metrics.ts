@@ -81,6 +81,13 @@ export const eventLoopDelay = gauge(
   "serve_event_loop_delay_ms",
   "How late the event loop was in the last second, 99th percentile in milliseconds"
 )
+/** Tags: deployment, method (`unknown` when it was the code of none), loop. */
+export const loopBlocked = counter(
+  "serve_event_loop_blocked_total",
+  "How often a method held an event loop for longer than it may"
+)
+/** Tags: deployment, method (`unknown` when it was the code of none), loop. */
+export const loopBlockedTime = histogram("serve_event_loop_blocked_ms", "For how long it did, in milliseconds")
 
 /** Tags: deployment, replica, batcher. */
 export const batchQueued = gauge("serve_batch_items_queued", "Items that wait for a batch")
@@ -102,6 +109,26 @@ export const batchDropped = counter(
 )
 /** Tags: deployment, replica, batcher. */
 export const batchWasted = counter("serve_batch_items_wasted_total", "Items whose callers left while they ran")
+
+/** Tags: pool. */
+export const poolThreads = gauge("serve_pool_threads", "Threads of a worker pool")
+/** Tags: pool. */
+export const poolRunning = gauge("serve_pool_tasks_running", "Tasks that run in a thread")
+/** Tags: pool. */
+export const poolQueued = gauge("serve_pool_tasks_queued", "Calls that wait until a thread starts them")
+/** Tags: pool. */
+export const poolCompleted = counter("serve_pool_tasks_completed_total", "Calls of a worker pool that succeeded")
+/** Tags: pool. */
+export const poolFailed = counter(
+  "serve_pool_tasks_failed_total",
+  "Calls of a worker pool that failed after they were accepted"
+)
+/** Tags: pool. */
+export const poolCancelled = counter("serve_pool_tasks_cancelled_total", "Calls of a worker pool whose caller left")
+/** Tags: pool. */
+export const poolCrashes = counter("serve_pool_crashes_total", "Threads of a worker pool that ended by themselves")
+/** Tags: pool. */
+export const poolRunTime = histogram("serve_pool_run_time_ms", "Time that a thread ran a task, in milliseconds")
 
 /**
  * A histogram that costs one addition per value.

@@ -6,8 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Context } from "effect"
-import type { Duration } from "effect"
+import { Context, Duration } from "effect"
 
 /**
  * The importance of a request, handed to the handler and to every call that it makes. Where more wants to be served than can
@@ -94,3 +93,18 @@ export const RequestContext: Context.Reference<RequestContext> = Context.Referen
   "effect-serve/RequestContext",
   { defaultValue: () => empty }
 )
+
+/** The request of a call that is made with `options` by what serves `outer`, at the time `now`. */
+export const derive = (outer: RequestContext, options: CallOptions, now: number): RequestContext => ({
+  requestId: outer.requestId,
+  route: outer.route,
+  deadline: Math.min(outer.deadline, now + millisOf(options.timeout)),
+  priority: options.priority ?? outer.priority,
+  tenant: options.tenant ?? outer.tenant,
+  modelId: options.modelId ?? outer.modelId,
+  sessionId: options.sessionId ?? outer.sessionId
+})
+
+/** The time that a caller gives a call, in milliseconds. */
+export const millisOf = (timeout: Duration.Input | undefined): number =>
+  timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(timeout))

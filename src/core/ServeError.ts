@@ -164,10 +164,15 @@ export class ItemTooLarge extends Schema.TaggedError<ItemTooLarge>("effect-serve
  */
 export class WorkerCrashed extends Schema.TaggedError<WorkerCrashed>("effect-serve/ServeError/WorkerCrashed")(
   "WorkerCrashed",
-  { exitCode: Schema.Int }
+  {
+    exitCode: Schema.Int,
+    /** What ended it, if anything is known. */
+    description: Schema.optionalKey(Schema.String)
+  }
 ) {
   override get message(): string {
-    return `The worker thread that ran the task ended with exit code ${this.exitCode}`
+    const why = this.description === undefined ? "" : `: ${this.description}`
+    return `The worker thread that ran the task ended with exit code ${this.exitCode}${why}`
   }
 }
 

@@ -4,7 +4,17 @@
  * @since 0.1.0
  */
 import { ConfigProvider, Duration, Effect, Schema } from "effect"
-import { count, CountOrInfinity, decode, orElse, Time } from "../core/Options.ts"
+import { count, CountOrInfinity, decode, Flag, orElse, ResourceLimits, Time } from "../core/Options.ts"
+
+const minAtMostMax = Schema.makeFilter(
+  ({ maxOngoingRequests, minOngoingRequests }: { maxOngoingRequests: number; minOngoingRequests: number }) =>
+    minOngoingRequests <= maxOngoingRequests
+      ? undefined
+      : {
+          path: ["minOngoingRequests"],
+          issue: `Expected at most maxOngoingRequests, which is ${maxOngoingRequests}, got ${minOngoingRequests}`
+        }
+)
 
 /**
  * The options of `toLayer`. Each can be overridden, without a change of code, by the `ConfigProvider` under
@@ -52,16 +62,35 @@ export const Options = Schema.Struct({
   requestTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(60)))),
   /** Time that accepted requests get to finish at shutdown. Default `"20 seconds"`. */
   gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))
-}).check(
-  Schema.makeFilter(({ maxOngoingRequests, minOngoingRequests }) =>
-    minOngoingRequests <= maxOngoingRequests
-      ? undefined
-      : {
-          path: ["minOngoingRequests"],
-          issue: `Expected at most maxOngoingRequests, which is ${maxOngoingRequests}, got ${minOngoingRequests}`
-        }
-  )
-)
+}).check(minAtMostMax)
+
+/** What {@link Options} has, and the options of a deployment that is built from a module. */
+export const ModuleOptions = Schema.Struct({
+  ...Options.fields,
+  /**
+   * Where each replica runs: `"thread"` gives it a thread with an event loop of its own, `"loop"` builds it on the app's. Default
+   * `"thread"`, or `"loop"` when `SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD` is 0.
+   */
+  isolation: Schema.optionalKey(Schema.Literals(["thread", "loop"])),
+  /** Whether blocking methods run on threads of their own. Default: `SERVE_RUN_SYNC_IN_THREADPOOL`, which is 1 if not set. */
+  runSyncInThreadpool: Schema.optionalKey(Flag),
+  /**
+   * Whether an ingress that serves the deployment moves to a thread of its own, with a router before it, when the replicas run on
+   * the app's event loop. Default: `SERVE_RUN_ROUTER_IN_SEPARATE_LOOP`, which is 1 if not set.
+   */
+  runRouterInSeparateLoop: Schema.optionalKey(Flag),
+  /** Threads for the blocking methods of one replica. Default: `maxOngoingRequests`, and no more than there are cores. */
+  poolSize: Schema.optionalKey(count(1)),
+  /** Time that a blocking call gets to stop by itself when it is cancelled, before its thread is ended. Default `"100 millis"`. */
+  cancelGrace: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.millis(100)))),
+  /**
+   * Time for which the thread of a replica may not react, because its event loop is held, before it is ended and replaced. `Infinity`
+   * for ever. Default `"30 seconds"`, as Ray Serve waits for a health check.
+   */
+  unresponsiveTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(30)))),
+  /** Bounds of the memory of each thread, in MiB; one that needs more ends. Default: Node's. */
+  resourceLimits: ResourceLimits.pipe(Schema.withDecodingDefaultTypeKey(orElse({})))
+}).check(minAtMostMax)
 
 /**
  * The options of a deployment as they are written in code; what is left out has its default.
@@ -71,19 +100,35 @@ export const Options = Schema.Struct({
  */
 export type DeploymentOptions = typeof Options.Encoded
 
+/**
+ * The options of a deployment that is built from a module, as they are written in code.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type DeploymentModuleOptions = typeof ModuleOptions.Encoded
+
 /** Resolves the options of a deployment. Dies, naming the option, when a value is out of range. */
-export const resolve = Effect.fnUntraced(function* (deployment: string, written: DeploymentOptions) {
-  const configured = yield* fromConfig(deployment)
+export const resolve = Effect.fnUntraced(function* <S extends typeof Options | typeof ModuleOptions>(
+  schema: S,
+  deployment: string,
+  written: S["Encoded"]
+): Effect.fn.Return<S["Type"]> {
+  const configured = yield* fromConfig(deployment, Object.keys(schema.fields))
   const names = Object.keys(configured).map((option) => `serve.${deployment}.${option}`)
   const source = names.length === 0 ? "" : ` (from the ConfigProvider: ${names.join(", ")})`
-  return yield* decode(Options, { ...written, ...configured }, `deployment "${deployment}"${source}`)
+  return yield* decode(
+    schema as Schema.Codec<S["Type"], unknown>,
+    { ...written, ...configured },
+    `deployment "${deployment}"${source}`
+  )
 })
 
-const fromConfig = Effect.fnUntraced(function* (deployment: string) {
+const fromConfig = Effect.fnUntraced(function* (deployment: string, options: ReadonlyArray<string>) {
   const given = yield* ConfigProvider.ConfigProvider
   const provider = ConfigProvider.orElse(given, ConfigProvider.constantCase(given))
   const found: Record<string, string | number | boolean> = {}
-  for (const option of Object.keys(Options.fields)) {
+  for (const option of options) {
     const node = yield* Effect.orDie(provider.load(["serve", deployment, option]))
     if (node?.value !== undefined) found[option] = valueOf(node.value)
   }

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Duration, Effect, Exit, Layer } from "effect"
-import { resolve } from "../../src/deployment/DeploymentOptions.ts"
+import { Options, resolve } from "../../src/deployment/DeploymentOptions.ts"
 import { call, Job, jobLayer } from "../deployments.ts"
 
 type Options = Parameters<typeof Job.toLayer>[1]
@@ -29,7 +29,7 @@ const environment = (env: Record<string, string>) => ConfigProvider.layer(Config
 describe("DeploymentOptions", () => {
   it.effect("have defaults", () =>
     Effect.gen(function* () {
-      assert.deepStrictEqual(yield* resolve("Job", {}), {
+      assert.deepStrictEqual(yield* resolve(Options, "Job", {}), {
         replicas: 1,
         maxOngoingRequests: 5,
         maxQueuedRequests: 1000,
@@ -48,10 +48,10 @@ describe("DeploymentOptions", () => {
   it.effect("take a time in any way that Effect accepts", () =>
     Effect.gen(function* () {
       for (const requestTimeout of [1500, "1500 millis", "1.5 seconds", Duration.millis(1500)] as const) {
-        const options = yield* resolve("Job", { requestTimeout })
+        const options = yield* resolve(Options, "Job", { requestTimeout })
         assert.strictEqual(Duration.toMillis(options.requestTimeout), 1500)
       }
-      const { requestTimeout } = yield* resolve("Job", { requestTimeout: Infinity })
+      const { requestTimeout } = yield* resolve(Options, "Job", { requestTimeout: Infinity })
       assert.strictEqual(Duration.toMillis(requestTimeout), Infinity)
     })
   )
@@ -120,7 +120,7 @@ describe("DeploymentOptions", () => {
           maxOngoingRequests: 64,
           maxQueuedRequests: Infinity
         })
-        const { gracefulShutdownTimeout, requestTimeout } = yield* resolve("Job", {})
+        const { gracefulShutdownTimeout, requestTimeout } = yield* resolve(Options, "Job", {})
         assert.deepStrictEqual([requestTimeout, gracefulShutdownTimeout].map(Duration.toMillis), [90_000, 250])
       }).pipe(
         Effect.provide(
@@ -138,7 +138,7 @@ describe("DeploymentOptions", () => {
 
     it.effect("can be set in the environment for a name of several words", () =>
       Effect.gen(function* () {
-        const { replicas } = yield* resolve("SpamFilter", {})
+        const { replicas } = yield* resolve(Options, "SpamFilter", {})
         assert.strictEqual(replicas, 4)
       }).pipe(Effect.provide(environment({ SERVE_SPAM_FILTER_REPLICAS: "4" })))
     )

@@ -1,0 +1,126 @@
+/**
+ * What a call of a worker pool costs, against Piscina with the same functions, two threads each: the round trip of a call that does
+ * nothing, with one and with 64 in flight; a megabyte that is moved to the thread and back; and a task of 5 ms with four in flight,
+ * as time per task and as the 99th percentile of the latency.
+ *
+ * Both take turns within a round, in slices, so that both have the same share of what else happens on the machine.
+ */
+import { WorkerPool } from "effect-serve"
+import { Effect } from "effect"
+import { Piscina } from "piscina"
+import { atLeast, type Bench } from "./report.ts"
+
+const module = new URL("./peers/tasks.ts", import.meta.url)
+const THREADS = 2
+const MEGABYTE = 2 ** 20
+const MILLIS = 5
+const SLICES = 6
+
+class Tasks extends WorkerPool.Service<Tasks, typeof import("./peers/tasks.ts")>()("Tasks", { module }) {}
+
+/** The same calls of both pools. */
+interface Pool {
+  readonly nothing: (x: number) => Effect.Effect<unknown, unknown>
+  readonly bounce: (bytes: Uint8Array<ArrayBuffer>) => Effect.Effect<Uint8Array<ArrayBuffer>, unknown>
+  readonly compute: () => Effect.Effect<unknown, unknown>
+}
+
+const ours = Effect.map(Tasks, ({ bounce, compute, nothing }): Pool => ({
+  nothing,
+  bounce: (bytes) => bounce(WorkerPool.move(bytes)),
+  compute: () => compute(MILLIS)
+}))
+
+const piscina = Effect.map(
+  Effect.acquireRelease(
+    Effect.sync(() => new Piscina({ filename: module.href, minThreads: THREADS, maxThreads: THREADS })),
+    (pool) => Effect.promise(() => pool.destroy())
+  ),
+  (pool): Pool => ({
+    nothing: (x) => Effect.promise(() => pool.run(x, { name: "nothing" })),
+    bounce: (bytes) => Effect.promise(() => pool.run(Piscina.move(bytes), { name: "bouncePiscina" })),
+    compute: () => Effect.promise(() => pool.run(MILLIS, { name: "compute" }))
+  })
+)
+
+/** Runs something so often, so many at once, and gives the latencies in microseconds and the time for each. */
+const timed = (calls: number, inFlight: number, call: (i: number) => Effect.Effect<unknown, unknown>) =>
+  Effect.gen(function* () {
+    const latencies: Array<number> = []
+    let next = 0
+    const caller = Effect.gen(function* () {
+      while (next < calls) {
+        const start = performance.now()
+        yield* call(next++)
+        latencies.push((performance.now() - start) * 1000)
+      }
+    })
+    const start = performance.now()
+    const callers = Array.from({ length: inFlight }, () => caller)
+    yield* Effect.all(callers, { concurrency: "unbounded", discard: true })
+    return { each: ((performance.now() - start) * 1000) / calls, latencies }
+  })
+
+const bouncing = (pool: Pool) => {
+  let bytes = new Uint8Array(MEGABYTE)
+  return () =>
+    Effect.map(pool.bounce(bytes), (back) => {
+      if (bytes.byteLength !== 0 || back.byteLength !== MEGABYTE) throw new Error("The bytes were copied")
+      bytes = back
+    })
+}
+
+const cases = {
+  sequential: (pool: Pool) => timed(1000, 1, pool.nothing),
+  "64 in flight": (pool: Pool) => timed(6000, 64, pool.nothing),
+  "1 MB": (pool: Pool) => timed(300, 1, bouncing(pool)),
+  "5 ms": (pool: Pool) => timed(60, 2 * THREADS, pool.compute)
+}
+
+type Case = keyof typeof cases
+
+const p99 = (latencies: ReadonlyArray<number>) =>
+  latencies.toSorted((a, b) => a - b)[Math.floor(0.99 * latencies.length)]!
+
+/** A case in slices, in which the pools take turns: microseconds for each call. */
+const compare = Effect.fnUntraced(function* (name: Case, pools: Record<string, Pool>) {
+  const results: Record<string, number> = {}
+  const latencies: Record<string, Array<number>> = {}
+  for (let slice = 0; slice < SLICES; slice++) {
+    const entries = Object.entries(pools)
+    for (const [of, pool] of slice % 2 === 0 ? entries : entries.toReversed()) {
+      const { each, latencies: more } = yield* cases[name](pool)
+      results[`${name}, ${of}`] = (results[`${name}, ${of}`] ?? 0) + each / SLICES
+      latencies[of] = [...(latencies[of] ?? []), ...more]
+    }
+  }
+  if (name !== "5 ms") return results
+  for (const [of, values] of Object.entries(latencies)) results[`${name} p99, ${of}`] = p99(values)
+  return results
+})
+
+const names = Object.keys(cases) as Array<Case>
+
+export const worker: Bench = {
+  name: "worker",
+  rounds: 7,
+  run: Effect.gen(function* () {
+    const pools = { ours: yield* ours, piscina: yield* piscina }
+    // Both are compiled before they are measured.
+    for (const pool of Object.values(pools)) yield* timed(20_000, 64, pool.nothing)
+    const results = yield* Effect.forEach(names, (name) => compare(name, pools))
+    return Object.assign({}, ...results) as Record<string, number>
+  }).pipe(Effect.scoped, Effect.provide(Tasks.layer({ size: THREADS }))),
+  unit: "us per call",
+  verdicts: (median) => {
+    const against = (name: string, budget: number) =>
+      atLeast(`${name}, Piscina's time of ours`, median(`${name}, piscina`) / median(`${name}, ours`), budget)
+    return [
+      against("sequential", 1.5),
+      against("64 in flight", 1.5),
+      against("1 MB", 1),
+      against("5 ms", 1),
+      against("5 ms p99", 1)
+    ]
+  }
+}
