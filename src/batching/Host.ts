@@ -19,6 +19,8 @@ export interface Host {
   readonly maxOngoingRequests: number
   /** Takes it out of service. */
   readonly leave: Effect.Effect<void>
+  /** What ends work that goes on although it was interrupted. */
+  readonly endings: Set<Effect.Effect<void>>
   /** Its batchers, which add and remove themselves. */
   readonly batchers: Set<() => BatcherState>
 }

@@ -6,6 +6,7 @@
 import { Context, Effect, Exit, Latch, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
 import { Host } from "../batching/Host.ts"
 import { ReplicaLost, ServeError } from "../core/ServeError.ts"
+import * as CurrentMethod from "../worker/CurrentMethod.ts"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
 
@@ -16,7 +17,7 @@ import type { Request } from "./Request.ts"
  * @since 0.1.0
  */
 export type Handlers = ReadonlyArray<
-  (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
+  (payload: unknown, request: Request) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
 >
 
 /** Three tries in all, with half a second and then a second between them. */
@@ -28,6 +29,7 @@ const retries = Schedule.exponential("500 millis").pipe(Schedule.upTo({ times: 2
  */
 export const make = <E, R>(options: {
   readonly id: string
+  readonly methods: ReadonlyArray<string>
   readonly permits: number
   readonly build: Effect.Effect<Handlers, E, R>
 }): Effect.Effect<Replica, E, Exclude<R, Scope.Scope> | Scope.Scope> =>
@@ -35,13 +37,15 @@ export const make = <E, R>(options: {
 
 const start = Effect.fnUntraced(function* <E, R>(options: {
   readonly id: string
+  readonly methods: ReadonlyArray<string>
   readonly permits: number
   readonly build: Effect.Effect<Handlers, E, R>
 }) {
   const parent = yield* Effect.scope
   const scope = yield* Scope.fork(parent)
-  // In a fiber of its own: who calls it may be one of those that the scope stops and waits for.
-  const leave = Effect.asVoid(Effect.forkDetach(Scope.close(scope, Exit.void)))
+  // In a fiber of its own, because who calls it may be one of those that the scope stops and waits for; and at once, so that from
+  // then on nothing is sent there.
+  const leave = Effect.asVoid(Effect.forkDetach(Scope.close(scope, Exit.void), { startImmediately: true }))
   return yield* fromHandlers(options, leave).pipe(
     Scope.provide(scope),
     Effect.onExit((exit) => (Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void))
@@ -52,20 +56,25 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>(
   {
     build,
     id,
+    methods,
     permits
   }: {
     readonly id: string
+    readonly methods: ReadonlyArray<string>
     readonly permits: number
     readonly build: Effect.Effect<Handlers, E, R>
   },
   leave: Effect.Effect<void>
 ) {
   const batchers: Host["batchers"] = new Set()
+  const endings: Host["endings"] = new Set()
+  const deployment = id.slice(0, id.lastIndexOf("#"))
   const host: Host = {
-    deployment: id.slice(0, id.lastIndexOf("#")),
+    deployment,
     replica: id,
     maxOngoingRequests: permits,
     leave,
+    endings,
     batchers
   }
   const handlers = yield* Effect.provideService(build, Host, host)
@@ -82,7 +91,7 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>(
     Effect.suspend(() => {
       if (left.isOpen()) return lost
       request.state = "Running"
-      const work = handlers[request.method]!(request.payload)
+      const work = handlers[request.method]!(request.payload, request)
       const { relay } = request
       return relay === undefined
         ? (work as Effect.Effect<unknown, unknown>)
@@ -91,11 +100,12 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>(
 
   const replica: Replica = {
     id,
-    context,
+    contexts: methods.map((method) => CurrentMethod.contextOf(context, { deployment, method })),
     call: (request) => withPermit(run(request)),
     batchers: () => Array.from(batchers, (state) => state()),
     hasLeft: () => left.isOpen(),
     left: left.await,
+    end: Effect.suspend(() => Effect.all(endings, { concurrency: "unbounded", discard: true })),
     whenFree: semaphore.withPermit(Effect.void),
     resize: semaphore.resize.bind(semaphore)
   }

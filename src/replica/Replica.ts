@@ -14,8 +14,8 @@ export interface Replica {
   readonly id: string
   /** What its batchers do at the moment. */
   readonly batchers: () => ReadonlyArray<BatcherState>
-  /** The services in which its requests run. */
-  readonly context: Context.Context<never>
+  /** The services in which its requests run, for each method. */
+  readonly contexts: ReadonlyArray<Context.Context<never>>
   /**
    * Runs a request inside one of the replica's permits and releases the permit when the work has stopped. `None` means
    * that no permit was free and nothing ran. Fails with `ReplicaLost` when the replica has left and nothing ran. The
@@ -28,6 +28,11 @@ export interface Replica {
   readonly hasLeft: () => boolean
   /** Waits until it has. */
   readonly left: Effect.Effect<void>
+  /**
+   * Sees to it that its work ends, which was interrupted and goes on: that of a thread, which is ended after a time. Work in this
+   * event loop can't be ended.
+   */
+  readonly end: Effect.Effect<void>
   /** Changes the number of permits. Requests that run keep theirs, so a lower number takes effect as they end. */
   readonly resize: (permits: number) => Effect.Effect<void>
 }

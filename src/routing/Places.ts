@@ -218,6 +218,11 @@ export class Places {
     return Effect.forEach(this.places, (_, index) => this.resizeOne(index, permits), { discard: true })
   }
 
+  /** Ends the work on all replicas that goes on although it was interrupted, where that is possible. */
+  get end(): Effect.Effect<void> {
+    return Effect.forEach(this.places, ({ replica }) => replica.end, { concurrency: "unbounded", discard: true })
+  }
+
   /** Stops waiting for anything. */
   close(): void {
     for (const place of this.places) this.stopWaiting(place)

@@ -251,7 +251,7 @@ export class Router {
         orElse: () =>
           Effect.andThen(
             Effect.sync(() => this.abandon()),
-            this.idle
+            Effect.all([this.idle, this.places.end], { concurrency: "unbounded", discard: true })
           )
       })
     }).pipe(
@@ -272,7 +272,7 @@ export class Router {
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return this.ended(request, exit)
     request.fiber = fiber
-    fiber.addObserver((exit) => this.ended(request, exit))
+    Work.whenEnded(fiber, (exit) => this.ended(request, exit))
     if (request.stopping === undefined) this.alarm.watch(request)
     else fiber.interruptUnsafe()
   }

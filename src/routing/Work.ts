@@ -8,6 +8,7 @@ import { RequestContext } from "../core/RequestContext.ts"
 import { type Reason, ServeError } from "../core/ServeError.ts"
 import type { Replica } from "../replica/Replica.ts"
 import type { Request } from "../replica/Request.ts"
+import * as CurrentMethod from "../worker/CurrentMethod.ts"
 
 /**
  * How work ended; `None` when the replica had no permit for it.
@@ -17,6 +18,8 @@ import type { Request } from "../replica/Request.ts"
  */
 export type End = Exit.Exit<Option.Option<unknown>, unknown>
 
+export { whenEnded } from "../worker/CurrentMethod.ts"
+
 /** Starts the work at once, in the replica's services and the caller's trace. `name` is that of its span. */
 export const start = (
   request: Request,
@@ -24,7 +27,8 @@ export const start = (
   context: RequestContext,
   name: string
 ): Fiber.Fiber<Option.Option<unknown>, unknown> =>
-  Effect.runForkWith(Context.add(replica.context, RequestContext, context))(
+  CurrentMethod.fork(
+    Context.add(replica.contexts[request.method]!, RequestContext, context),
     request.trace === undefined ? replica.call(request) : traced(request, replica, context.requestId, name)
   )
 

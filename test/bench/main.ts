@@ -4,12 +4,14 @@
 import { NodeRuntime } from "@effect/platform-node"
 import { Effect } from "effect"
 import { batching } from "./batching.ts"
+import { blocking } from "./blocking.ts"
 import { handle } from "./handle.ts"
 import { overload } from "./overload.ts"
 import { overloadHttp } from "./overloadHttp.ts"
 import { type Bench, report, type Study } from "./report.ts"
+import { worker } from "./worker.ts"
 
-const benches: ReadonlyArray<Bench | Study> = [handle, batching, overload, overloadHttp]
+const benches: ReadonlyArray<Bench | Study> = [handle, batching, overload, overloadHttp, worker, blocking]
 
 const program = Effect.gen(function* () {
   const names = process.argv.slice(2)

@@ -62,6 +62,7 @@ const blocked = () => {
   const gates = [0, 1].map(() => Deferred.makeUnsafe<void>())
   let waits = 0
   const world = over(2, {}, (place) => ({
+    end: Effect.void,
     whenFree: Effect.andThen(
       Effect.sync(() => waits++),
       Deferred.await(gates[place]!)

@@ -126,7 +126,14 @@ export const makeWorld = (pace: Pace) => {
 
   const replicas = (count: number, permits: number) =>
     Array.from({ length: count }, (_, i) =>
-      perform(LoopReplica.make({ id: `#${i}`, permits, build: Effect.succeed([(work) => (work as Work)(i)]) }))
+      perform(
+        LoopReplica.make({
+          id: `#${i}`,
+          methods: ["run"],
+          permits,
+          build: Effect.succeed([(work) => (work as Work)(i)])
+        })
+      )
     )
 
   /** A replica that can leave: `run` makes the work of a request, and `onLeft` hears when nothing may start any more. */
@@ -143,7 +150,10 @@ export const makeWorld = (pace: Pace) => {
       yield* Effect.addFinalizer(() => Effect.sync(() => onLeft?.()))
       return [(work: unknown) => run(work as Work)]
     })
-    const start: Effect.Effect<Replica> = Scope.provide(LoopReplica.make({ id, permits, build }), scope)
+    const start: Effect.Effect<Replica> = Scope.provide(
+      LoopReplica.make({ id, methods: ["run"], permits, build }),
+      scope
+    )
     return { start, leave: Effect.suspend(() => Scope.close(own!, Exit.void)) }
   }
 
@@ -170,9 +180,10 @@ export const makeWorld = (pace: Pace) => {
 /** A replica that does what the test says. */
 export const fake = (place: number, call: Replica["call"], options: Partial<Replica> = {}): Replica => ({
   id: `#${place}`,
-  context: Context.empty(),
+  contexts: [Context.empty()],
   batchers: () => [],
   call,
+  end: Effect.void,
   whenFree: Effect.never,
   hasLeft: () => false,
   left: Effect.never,
