@@ -11,29 +11,48 @@ import { Context, Effect, Exit, Layer, Schedule, Scope, type Stream } from "effe
 import type * as Rpc from "effect/rpc/Rpc"
 import type * as RpcSchema from "effect/rpc/RpcSchema"
 import { Host } from "../batching/Host.ts"
-import type { CallOptions } from "../core/RequestContext.ts"
+import type { CallOptions, RequestContext } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
+import * as Blocks from "../replica/Blocking.ts"
 import * as LoopReplica from "../replica/LoopReplica.ts"
+import * as Module from "../replica/Module.ts"
 import type { Replica } from "../replica/Replica.ts"
 import * as Router from "../routing/Router.ts"
-import { type DeploymentOptions, Options, resolve } from "./DeploymentOptions.ts"
+import * as BlockingDetector from "../worker/BlockingDetector.ts"
+import * as Oversubscription from "../worker/Oversubscription.ts"
+import type { ModuleFailed } from "../worker/Thread.ts"
+import {
+  type DeploymentModuleOptions,
+  type DeploymentOptions,
+  ModuleOptions,
+  Options,
+  resolve
+} from "./DeploymentOptions.ts"
 import * as Handle from "./Handle.ts"
+import * as ModuleReplica from "./ModuleReplica.ts"
 
 /**
- * What an implementation gives: one function per method. A handler may also fail with the `ServeError` of a call that it
+ * What an implementation gives: one function per method, which may need `R`. A handler may also fail with the `ServeError` of a call that it
  * makes to another deployment.
  *
  * @category models
  * @since 0.1.0
  */
-export type Handlers<Rpcs extends Rpc.Any> = {
-  readonly [Current in Rpcs as Current["_tag"]]: Handler<Current>
+export type Handlers<Rpcs extends Rpc.Any, R = unknown> = {
+  readonly [Current in Rpcs as Current["_tag"]]: Current extends Blocking
+    ? PlainHandler<Current>
+    : EffectHandler<Current, R>
 }
 
-type Handler<Current extends Rpc.Any> =
+type PlainHandler<Current extends Rpc.Any> =
+  Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer _E>
+    ? (payload: Rpc.Payload<Current>, request: RequestContext) => Iterable<A["Type"]>
+    : (payload: Rpc.Payload<Current>, request: RequestContext) => Rpc.Success<Current>
+
+type EffectHandler<Current extends Rpc.Any, R> =
   Rpc.SuccessSchema<Current> extends RpcSchema.Stream<infer A, infer E>
-    ? (payload: Rpc.Payload<Current>) => Stream.Stream<A["Type"], E["Type"] | ServeError, unknown>
-    : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError, unknown>
+    ? (payload: Rpc.Payload<Current>) => Stream.Stream<A["Type"], E["Type"] | ServeError, R>
+    : (payload: Rpc.Payload<Current>) => Effect.Effect<Rpc.Success<Current>, Rpc.Error<Current> | ServeError, R>
 
 type HandlersServices<H> = {
   [K in keyof H]: H[K] extends (payload: never) => infer Returned ? Services<Returned> : never
@@ -78,8 +97,49 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
     options?: DeploymentOptions
   ): Layer.Layer<Self, E, Exclude<R, Scope.Scope> | HandlersServices<H>>
 
+  /**
+   * Implements the deployment in a file of its own, which exports the result as its default, so that {@link toLayerModule} can
+   * build it in any thread. `build` is as for `toLayer`. What it needs must be deployments that `uses` names, whose handles then
+   * call through the app; anything else is provided in the file.
+   */
+  module<
+    const H extends Handlers<Rpcs, Context.Service.Identifier<Uses[number]>>,
+    E = never,
+    R extends Scope.Scope | Context.Service.Identifier<Uses[number]> = never,
+    const Uses extends ReadonlyArray<Any> = readonly []
+  >(
+    this: void,
+    build: H | Effect.Effect<H, E, R>,
+    options?: { readonly uses: Uses }
+  ): DeploymentModule<Self, Context.Service.Identifier<Uses[number]>>
+
+  /**
+   * Implements the deployment by the file at `url`, made by {@link module}. Each replica has a thread of its own (`isolation`), and
+   * blocking methods have further ones. Where the file ends in `.ts` and is not there, as after a build, `.js` is taken.
+   *
+   * The type parameter is the type of the file, and gives the layer the deployments that it uses as requirements. The layer fails
+   * with `ModuleFailed` when no replica could be built. Payloads and results go through the method's schemas on their way.
+   */
+  toLayerModule<
+    File extends { readonly default: DeploymentModule<Self, any> } = { readonly default: DeploymentModule<Self, never> }
+  >(
+    this: void,
+    url: URL,
+    options?: DeploymentModuleOptions
+  ): Layer.Layer<Self, ModuleFailed, File["default"] extends DeploymentModule<Self, infer Used> ? Used : never>
+
   /** What the deployment does at the moment: its replicas, and its requests by state and outcome. */
   readonly state: Effect.Effect<Handle.DeploymentState, never, Self>
+}
+
+/**
+ * What the file of a deployment exports by default: `Used` are the deployments that it calls.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface DeploymentModule<in out Self, out Used> {
+  readonly "~effect-serve/DeploymentModule": { readonly self: (_: Self) => Self; readonly used: Used }
 }
 
 /**
@@ -95,8 +155,52 @@ export interface Any<Self = any> extends Context.Key<Self, any> {
 }
 
 export type { DeploymentState, Handle } from "./Handle.ts"
-export type { CallOptions, DeploymentOptions }
-export { Options }
+export type { CallOptions, DeploymentModuleOptions, DeploymentOptions }
+export { ModuleOptions, Options }
+
+/**
+ * The mark of a method whose handler blocks.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Blocking {
+  readonly "~effect-serve/Blocking": true
+}
+
+/**
+ * Says of a method that its handler blocks. The handler is then a plain function, which returns the result or throws; for a stream
+ * method it returns something to iterate over, as a `function*` does. It gets the request's `RequestContext` after the payload.
+ *
+ * In a deployment that is built from a module it runs on a thread of its own, never on an event loop: as many at once as
+ * `poolSize` says. What it throws is the method's error if it matches its schema. A cancelled call is ended with its thread after
+ * `cancelGrace`, unless it looks at `WorkerPool.isCancelled()` and stops. With `toLayer`, or when
+ * `SERVE_RUN_SYNC_IN_THREADPOOL` is 0, it holds the event loop while it runs, and a warning says so.
+ *
+ * @example
+ * ```ts
+ * import { Schema } from "effect"
+ * import { Rpc } from "effect/rpc"
+ * import { pbkdf2Sync } from "node:crypto"
+ * import { Deployment } from "effect-serve"
+ *
+ * class Passwords extends Deployment.Service<Passwords>()("Passwords", [
+ *   Deployment.Blocking(Rpc.make("hash", { payload: { password: Schema.String }, success: Schema.String }))
+ * ]) {}
+ *
+ * // In a file of its own, and not exported by default only so that this example is one file:
+ * const module = Passwords.module({
+ *   hash: ({ password }) => pbkdf2Sync(password, "salt", 100_000, 32, "sha256").toString("hex")
+ * })
+ * ```
+ *
+ * @category annotations
+ * @since 0.1.0
+ */
+export const Blocking = <R extends Rpc.Any>(rpc: R): R & Blocking =>
+  (
+    rpc as unknown as Rpc.AnyWithProps & { annotate: (key: typeof Blocks.Blocking, value: boolean) => unknown }
+  ).annotate(Blocks.Blocking, true) as R & Blocking
 
 /**
  * The replica that is being built, for its builder: its id, and an Effect that takes it out of service for good. What it runs then
@@ -175,16 +279,20 @@ export const Service =
       deployment: name,
       methods: rpcs,
       of: (handlers: unknown) => handlers,
-      toLayer: (
-        build: UntypedHandlers | Effect.Effect<UntypedHandlers, unknown, unknown>,
-        options?: DeploymentOptions
-      ) =>
-        Layer.effect(key, start(name, methods, Effect.isEffect(build) ? build : Effect.succeed(build), options ?? {})),
+      toLayer: (build: Module.WrittenHandlers | Module.Module["build"], options?: DeploymentOptions) =>
+        Layer.effect(key, start({ deployment: name, methods }, asEffect(build), options ?? {})),
+      module: (
+        build: Module.WrittenHandlers | Module.Module["build"],
+        options?: { readonly uses: Module.Module["uses"] }
+      ) => Module.make({ deployment: name, methods, build: asEffect(build), uses: options?.uses ?? [] }),
+      toLayerModule: (url: URL, options?: DeploymentModuleOptions) =>
+        Layer.effect(key, startModule({ deployment: name, methods }, url, options ?? {})),
       state: Effect.flatMap(key, Handle.stateOf)
     }) as unknown as Deployment<Self, Name, Rpcs[number]>
   }
 
-type UntypedHandlers = Record<string, LoopReplica.Handlers[number]>
+const asEffect = (build: Module.WrittenHandlers | Module.Module["build"]): Module.Module["build"] =>
+  Effect.isEffect(build) ? build : Effect.succeed(build)
 
 const assertContract = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>) => {
   const tags = methods.map(({ _tag }) => _tag)
@@ -198,30 +306,55 @@ const assertContract = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>) 
   }
 }
 
-const start = Effect.fnUntraced(function* <E, R>(
-  name: string,
-  methods: ReadonlyArray<Rpc.AnyWithProps>,
-  build: Effect.Effect<UntypedHandlers, E, R>,
+interface Contract {
+  readonly deployment: string
+  readonly methods: ReadonlyArray<Rpc.AnyWithProps>
+}
+
+const start = Effect.fnUntraced(function* (
+  contract: Contract,
+  build: Module.Module["build"],
   written: DeploymentOptions
 ) {
-  const options = yield* resolve(name, written)
-  const handlers = Effect.map(build, (handlers) => inOrder(name, methods, handlers))
-  // Closed after the router, so that it can drain: also the replicas that replace others, and the fibers that see to it.
-  const home = yield* Scope.fork(yield* Effect.scope)
+  const options = yield* resolve(Options, contract.deployment, written)
+  const handlers = Effect.map(build, (written) => Module.inOrder(contract, written).onLoop)
+  return Handle.make(contract.methods, yield* run(contract, handlers, options), options)
+})
+
+const startModule = Effect.fnUntraced(function* (contract: Contract, url: URL, written: DeploymentModuleOptions) {
+  const options = yield* resolve(ModuleOptions, contract.deployment, written)
+  const placement = yield* ModuleReplica.place(options, contract.methods, yield* Oversubscription.Cores)
+  if (placement.isolation === "thread") {
+    yield* Oversubscription.register({ kind: "replicas", name: contract.deployment, threads: options.replicas })
+  }
+  const handlers = ModuleReplica.build(url, contract, options, placement)
+  const router = yield* run(contract, handlers, options)
+  return Handle.make(contract.methods, router, options, placement.isolation === "loop" && placement.ownRouter)
+})
+
+/** Starts the replicas, sees to it that they are replaced, and starts their router. */
+const run = Effect.fnUntraced(function* <E, R>(
+  { deployment, methods }: Contract,
+  build: Effect.Effect<LoopReplica.Handlers, E, R>,
+  options: typeof Options.Type
+) {
+  const names = methods.map(({ _tag }) => _tag)
+  yield* BlockingDetector.watch(deployment, names)
+  // Scopes close in reverse order: the router drains, nobody is replaced any more, and then the replicas stop.
+  const scope = yield* Effect.scope
+  const home = yield* Scope.fork(scope)
+  const replacing = yield* Scope.fork(scope)
   const startOne = (id: string) =>
-    LoopReplica.make({ id, permits: options.maxOngoingRequests, build: handlers }).pipe(
+    LoopReplica.make({ id, methods: names, permits: options.maxOngoingRequests, build }).pipe(
       Scope.provide(home),
       Effect.tapCause((cause) => Effect.logWarning(`Replica "${id}" did not start`, cause))
     )
-  const replicas = yield* startReplicas(name, options.replicas, startOne)
-  const router = yield* Router.make({
-    ...options,
-    deployment: name,
-    methods: methods.map(({ _tag }) => _tag),
-    replicas
-  })
-  yield* Effect.forEach(replicas, (replica, place) => Effect.forkIn(replace(router, place, replica, startOne), home))
-  return Handle.make(methods, router, options)
+  const replicas = yield* startReplicas(deployment, options.replicas, startOne)
+  const router = yield* Router.make({ ...options, deployment, methods: names, replicas })
+  yield* Effect.forEach(replicas, (replica, place) =>
+    Effect.forkIn(replace(router, place, replica, startOne), replacing)
+  )
+  return router
 })
 
 /** Replaces a replica whenever it has left, for as long as it takes. */
@@ -241,16 +374,6 @@ const replace = <E, R>(
   )
 
 const untilItStarts = Schedule.min([Schedule.exponential("1 second"), Schedule.spaced("30 seconds")])
-
-const inOrder = (name: string, methods: ReadonlyArray<Rpc.AnyWithProps>, handlers: UntypedHandlers) => {
-  const stray = Object.keys(handlers).find((key) => !methods.some(({ _tag }) => _tag === key))
-  if (stray !== undefined) throw new Error(`Deployment "${name}" has a handler "${stray}" but no such method`)
-  return methods.map(({ _tag }) => {
-    const handler = handlers[_tag]
-    if (typeof handler !== "function") throw new Error(`Deployment "${name}" has no handler for method "${_tag}"`)
-    return handler
-  })
-}
 
 const startReplicas = Effect.fnUntraced(function* <E, R>(
   name: string,

@@ -9,7 +9,7 @@
 import { Duration, Effect, type Fiber, Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
-import { type CallOptions, RequestContext } from "../core/RequestContext.ts"
+import { type CallOptions, millisOf, RequestContext } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import { Relay } from "../replica/Relay.ts"
 import { Request } from "../replica/Request.ts"
@@ -45,19 +45,32 @@ export interface DeploymentState extends Router.State {
   readonly options: typeof Options.Type
 }
 
-const states = new WeakMap<object, () => DeploymentState>()
+interface Made {
+  readonly methods: ReadonlyArray<Rpc.AnyWithProps>
+  readonly state: () => DeploymentState
+  /** Whether its replicas may hold this event loop, so that an ingress has to keep out of their way. */
+  readonly avoidsLoop: boolean
+}
+
+const made = new WeakMap<object, Made>()
 
 /** The state of a deployment, from its handle. Dies for a handle that `toLayer` did not make, such as a test double. */
 export const stateOf = (handle: object): Effect.Effect<DeploymentState> => {
-  const state = states.get(handle)
+  const state = made.get(handle)?.state
   return state === undefined
     ? Effect.die(new Error("This handle was not made by toLayer, so it has no state"))
     : Effect.sync(state)
 }
 
+/** The methods of a handle that a layer made. */
+export const methodsOf = (handle: object): Made["methods"] => made.get(handle)?.methods ?? []
+
+/** Whether an ingress that serves the handle is to run on a thread of its own. */
+export const avoidsLoop = (handle: object): boolean => made.get(handle)?.avoidsLoop === true
+
 /** Whether a handle can take requests; one that was not made by `toLayer` always can. */
 export const isReady = (handle: object): boolean => {
-  const state = states.get(handle)?.()
+  const state = made.get(handle)?.state()
   return (
     state === undefined || (state.status === "Ready" && state.replicas.some((replica) => replica.status !== "Left"))
   )
@@ -67,7 +80,8 @@ export const isReady = (handle: object): boolean => {
 export const make = (
   methods: ReadonlyArray<Rpc.AnyWithProps>,
   router: Router.Router,
-  options: typeof Options.Type
+  options: typeof Options.Type,
+  avoidsLoop = false
 ): any => {
   const newRequest = requestFactory(router, Duration.toMillis(options.requestTimeout))
   const handle = Object.fromEntries(
@@ -78,7 +92,7 @@ export const make = (
         : unaryMethod(router, newRequest, method)
     ])
   )
-  states.set(handle, () => ({ ...router.state, options }))
+  made.set(handle, { methods, avoidsLoop, state: () => ({ ...router.state, options }) })
   return handle
 }
 
@@ -125,9 +139,7 @@ const requestFactory =
   ): Request => {
     const now = router.now
     const outer = caller.getRef(RequestContext)
-    const timeout =
-      options?.timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(options.timeout))
-    const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + timeout))
+    const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + millisOf(options?.timeout)))
     if (relay !== undefined) relay.deadline = callersDeadline
     const { span, tracer, tracerEnabled } = caller.cache
     const traced = tracerEnabled && (span !== undefined || tracer !== undefined)
