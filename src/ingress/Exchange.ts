@@ -5,14 +5,14 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Option, Random, Schema, SchemaIssue, Tracer } from "effect"
+import { Clock, Context, Duration, Effect, Option, Random, Tracer } from "effect"
 import * as Headers from "effect/http/Headers"
 import * as HttpTraceContext from "effect/http/HttpTraceContext"
-import * as SchemaParser from "effect/SchemaParser"
 import { type Priority, RequestContext } from "../core/RequestContext.ts"
-import { because, ServeError, Shed, Unavailable } from "../core/ServeError.ts"
+import { because, Shed, Unavailable } from "../core/ServeError.ts"
+import { json, ofServeError, problem, type Reply, text } from "./Answer.ts"
 import { type Gate, ProcessGate } from "./ProcessGate.ts"
-import type { Endpoint, RouteTable } from "./RouteTable.ts"
+import type { Route, RouteTable } from "./RouteTable.ts"
 import * as Status from "./Status.ts"
 
 /**
@@ -24,31 +24,14 @@ import * as Status from "./Status.ts"
 export type Incoming = Readonly<Record<string, string | ReadonlyArray<string> | undefined>>
 
 /**
- * What goes back to the client.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Reply {
-  readonly status: number
-  readonly body: string
-  readonly contentType: string
-  readonly requestId: string
-  readonly allow?: string
-  readonly retryAfter?: number
-  /** Whether the connection is of no more use. */
-  readonly close?: boolean
-}
-
-/**
  * What to do with a request once its first line and its headers are there: answer, or read the body and go on.
  *
  * @category models
  * @since 0.1.0
  */
-type Opening =
+type Opening<R> =
   | { readonly _tag: "Answer"; readonly route: string; readonly reply: Reply }
-  | { readonly _tag: "Call"; readonly endpoint: Endpoint; readonly context: RequestContext }
+  | { readonly _tag: "Call"; readonly endpoint: R; readonly context: RequestContext }
 
 /**
  * What the servers of the ingress share.
@@ -56,25 +39,32 @@ type Opening =
  * @category models
  * @since 0.1.0
  */
-export interface Exchange {
+export interface Exchange<R extends Route = Route> {
   /** Decides by the first line and the headers alone. */
-  readonly open: (verb: string, url: string, headers: Incoming) => Opening
+  readonly open: (verb: string, url: string, headers: Incoming) => Opening<R>
   /** Calls the method with the body, and answers with its result or its failure. Never fails. */
-  readonly call: (endpoint: Endpoint, context: RequestContext, body: string) => Effect.Effect<Reply>
+  readonly call: (endpoint: R, context: RequestContext, body: string) => Effect.Effect<Reply>
   /** The services for one call: those of the layer, what is known of the request, and its trace if a tracer listens. */
   readonly contextFor: (context: RequestContext, headers: Incoming) => Context.Context<never>
   readonly tooLarge: (requestId: string) => Reply
   readonly unreadable: (requestId: string) => Reply
   /** The answer to a request that comes, or is still running, when the ingress stops. */
-  readonly unavailable: (endpoint: Endpoint, requestId: string) => Reply
+  readonly unavailable: (endpoint: Route, requestId: string) => Reply
   /** Tells the log that a client left before its answer. */
-  readonly clientLeft: (endpoint: Endpoint, requestId: string) => Effect.Effect<void>
+  readonly clientLeft: (endpoint: Route, requestId: string) => Effect.Effect<void>
   /** From now on nothing is admitted. */
   readonly drain: () => void
 }
 
-/** Makes the exchange of an ingress that serves `table` and takes bodies of at most `maxBodySize` bytes. */
-export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize: number) {
+/**
+ * Makes the exchange of an ingress that serves `table` and takes bodies of at most `maxBodySize` bytes. `answer` makes the answer to
+ * what a body holds.
+ */
+export const make = Effect.fnUntraced(function* <R extends Route>(
+  table: RouteTable<R>,
+  maxBodySize: number,
+  answer: (endpoint: R, context: RequestContext, payload: unknown) => Effect.Effect<Reply>
+) {
   const services = yield* Effect.context()
   const clock = yield* Clock.Clock
   const gate = yield* ProcessGate
@@ -106,7 +96,7 @@ export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize:
       : text(503, "starting: a deployment has no replica", requestId)
   }
 
-  const refusal = (endpoint: Endpoint, verb: string, headers: Incoming, requestId: string): Reply | undefined => {
+  const refusal = (endpoint: Route, verb: string, headers: Incoming, requestId: string): Reply | undefined => {
     if (verb !== "POST") return wrongVerb(requestId, "POST")
     if (draining) return unavailable(endpoint, requestId)
     if (endpoint.stream) {
@@ -123,7 +113,7 @@ export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize:
     close: true
   })
 
-  const exchange: Exchange = {
+  const exchange: Exchange<R> = {
     open: (verb, url, headers) => {
       const query = url.indexOf("?")
       const path = query === -1 ? url : url.slice(0, query)
@@ -148,10 +138,7 @@ export const make = Effect.fnUntraced(function* (table: RouteTable, maxBodySize:
       if (parsed === unparsable) {
         return Effect.succeed(problem(400, "BadRequest", "The body is not JSON", context.requestId))
       }
-      return Effect.matchCauseEffectEager(endpoint.decodePayload(parsed), {
-        onFailure: (cause) => rejectPayload(endpoint, context, cause),
-        onSuccess: (payload) => answer(endpoint, context, payload)
-      })
+      return answer(endpoint, context, parsed)
     },
     contextFor: (context, headers) => {
       const withRequest = Context.add(services, RequestContext, context)
@@ -208,65 +195,6 @@ const contextOf = (headers: Incoming, requestId: string, route: string, now: num
   })
 }
 
-const answer = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
-  Effect.matchCauseEffect(
-    Effect.flatMapEager(endpoint.call(payload), (value) => encode(endpoint.encodeSuccess, value)),
-    {
-      onFailure: (cause) => replyToFailure(endpoint, context, cause),
-      onSuccess: (encoded) => Effect.succeed(json(200, JSON.stringify(encoded), context.requestId))
-    }
-  )
-
-// A value that its own schema can't encode is the handler's mistake, not the client's.
-const encode = (codec: Endpoint["encodeSuccess"], value: unknown) =>
-  Effect.catchEager(codec(value), (issue) => Effect.die(new Error(`Not encodable: ${formatIssue(issue)}`)))
-
-const replyToFailure = (
-  endpoint: Endpoint,
-  context: RequestContext,
-  cause: Cause.Cause<unknown>
-): Effect.Effect<Reply> => {
-  const error = Cause.hasDies(cause) ? Option.none() : Cause.findErrorOption(cause)
-  if (Option.isNone(error)) return defect(endpoint, context, cause)
-  if (error.value instanceof ServeError) return Effect.succeed(ofServeError(endpoint, error.value, context.requestId))
-  return Effect.matchCauseEffect(encode(endpoint.encodeError, error.value), {
-    onFailure: (cause) => defect(endpoint, context, cause),
-    onSuccess: (encoded) =>
-      Effect.succeed(json(endpoint.statusOf(error.value), JSON.stringify(encoded), context.requestId))
-  })
-}
-
-const defect = (endpoint: Endpoint, { requestId }: RequestContext, cause: Cause.Cause<unknown>): Effect.Effect<Reply> =>
-  Effect.logError(`Defect in ${endpoint.deployment}.${endpoint.method}`, cause).pipe(
-    Effect.annotateLogs({ requestId }),
-    Effect.as(json(500, JSON.stringify({ _tag: "InternalServerError", requestId }), requestId))
-  )
-
-const rejectPayload = (
-  endpoint: Endpoint,
-  context: RequestContext,
-  cause: Cause.Cause<SchemaIssue.Issue>
-): Effect.Effect<Reply> => {
-  const issue = Cause.findErrorOption(cause)
-  if (Option.isNone(issue)) return defect(endpoint, context, cause)
-  const { requestId } = context
-  const issues = issuesOf(issue.value).issues.map(({ message, path }) => ({ path: pathOf(path ?? []), message }))
-  const message = issues.map(({ message, path }) => (path === "" ? message : `${path}: ${message}`)).join("; ")
-  return Effect.succeed(json(400, JSON.stringify({ _tag: "BadRequest", requestId, message, issues }), requestId))
-}
-
-const formatIssue = SchemaIssue.makeFormatterDefault()
-const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
-
-const pathOf = (path: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }>): string =>
-  path
-    .map((segment) => (typeof segment === "object" ? segment.key : segment))
-    .reduce<string>(
-      (path, key) =>
-        typeof key === "number" ? `${path}[${key}]` : path === "" ? String(key) : `${path}.${String(key)}`,
-      ""
-    )
-
 const unparsable = Symbol()
 
 // No body at all is the payload of a method that takes none.
@@ -286,31 +214,20 @@ const isJson = (headers: Incoming): boolean => {
 
 const JSON_TYPE = /^application\/json\s*(;\s*charset="?utf-?8"?\s*)?$/i
 
-const encodeServeError = SchemaParser.encodeUnknownExit(Schema.toCodecJson(ServeError))
-
-const ofServeError = (endpoint: Endpoint, error: ServeError, requestId: string): Reply => {
-  const encoded = encodeServeError(error)
-  const reason = Exit.isSuccess(encoded) ? encoded.value : { _tag: error._tag, reason: { _tag: error.reason._tag } }
-  const retryAfter = Status.retryAfter(error)
-  const body = JSON.stringify({ ...(reason as object), requestId, message: error.message })
-  const reply = json(endpoint.statusOf(error), body, requestId)
-  return retryAfter === undefined ? reply : { ...reply, retryAfter }
-}
-
-const clientLeft = (endpoint: Endpoint, requestId: string): Effect.Effect<void> =>
+const clientLeft = (endpoint: Route, requestId: string): Effect.Effect<void> =>
   Effect.annotateLogs(Effect.logInfo(`The client of ${endpoint.deployment}.${endpoint.method} left`), {
     requestId,
     status: Status.CLIENT_CLOSED_REQUEST
   })
 
-const unavailable = (endpoint: Endpoint, requestId: string): Reply => {
+const unavailable = (endpoint: Route, requestId: string): Reply => {
   const error = because(
     () => new Unavailable({ deployment: endpoint.deployment, why: "draining", retryAfter: Duration.seconds(1) })
   )
   return { ...ofServeError(endpoint, error, requestId), close: true }
 }
 
-const shed = (endpoint: Endpoint, gate: Gate, requestId: string): Reply => {
+const shed = (endpoint: Route, gate: Gate, requestId: string): Reply => {
   const { deployment } = endpoint
   const why = "the process is overloaded"
   const error = because(() => new Shed({ deployment, why, retryAfter: gate.retryAfter() }))
@@ -325,21 +242,4 @@ const unreadable = (requestId: string): Reply => ({
 const wrongVerb = (requestId: string, allow: string): Reply => ({
   ...problem(405, "MethodNotAllowed", `Use ${allow}`, requestId),
   allow
-})
-
-const problem = (status: number, tag: string, message: string, requestId: string): Reply =>
-  json(status, JSON.stringify({ _tag: tag, requestId, message }), requestId)
-
-const json = (status: number, body: string, requestId: string): Reply => ({
-  status,
-  body,
-  contentType: "application/json",
-  requestId
-})
-
-const text = (status: number, body: string, requestId: string): Reply => ({
-  status,
-  body,
-  contentType: "text/plain",
-  requestId
 })

@@ -6,15 +6,18 @@
  *
  * @since 0.1.0
  */
-import { ByteSize, Context, Duration, Effect, Layer, Schema, type Scope } from "effect"
+import { ByteSize, Context, Duration, Effect, Layer, Schema } from "effect"
 import { HttpIncomingMessage, HttpRouter, type HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
-import * as Metrics from "../core/Metrics.ts"
 import { count, decode, orElse, Time } from "../core/Options.ts"
+import * as Handle from "../deployment/Handle.ts"
+import * as Answer from "./Answer.ts"
 import * as Exchange from "./Exchange.ts"
 import * as NodeServer from "./NodeServer.ts"
 import * as ProcessGate from "./ProcessGate.ts"
 import * as RouteTable from "./RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "./Status.ts"
+import * as Tally from "./Tally.ts"
+import * as ThreadServer from "./ThreadServer.ts"
 
 export { ListenFailed } from "./NodeServer.ts"
 export type { Routes, Services } from "./RouteTable.ts"
@@ -53,6 +56,12 @@ export const NodeOptions = Schema.Struct({
     .pipe(Schema.withDecodingDefaultTypeKey(orElse(8000))),
   /** Address to listen on: `"0.0.0.0"` for all of the machine's. Default `"127.0.0.1"`. */
   host: Schema.NonEmptyString.pipe(Schema.withDecodingDefaultTypeKey(orElse("127.0.0.1"))),
+  /**
+   * Whether the server, with a router before each deployment, runs on a thread of its own: then health checks are answered and
+   * requests are refused in time while something holds the app's event loop, and each request takes some 0.05 ms longer. Default: only
+   * when replicas of a module deployment run on the app's loop, and `SERVE_RUN_ROUTER_IN_SEPARATE_LOOP` is not 0.
+   */
+  ownThread: Schema.optionalKey(Schema.Boolean),
   /** Bytes that the headers of a request may have; more are answered with 431. Default `16384`. */
   maxHeaderSize: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(16 * 1024))),
   /** Connections open at once; further ones are closed. Default `10000`. */
@@ -117,13 +126,21 @@ export const layerNode = <const R extends RouteTable.Routes>(
   Layer.effect(Address)(
     Effect.gen(function* () {
       const bounds = yield* decode(NodeOptions, options, "HttpIngress.layerNode")
-      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, bounds), bounds.maxBodySize)
-      const { address: host, family, port } = yield* NodeServer.serve(exchange, bounds, yield* statusCounter)
+      const table = yield* RouteTable.make(routes, bounds)
+      const handles = yield* RouteTable.handlesOf(routes)
+      const ownThread = bounds.ownThread ?? Array.from(handles.values()).some(Handle.avoidsLoop)
+      const listening = ownThread ? ThreadServer.serve(table, handles, bounds) : serveHere(table, bounds)
+      const { address: host, family, port } = yield* listening
       const url = `http://${family === "IPv6" ? `[${host}]` : host}:${port}`
       yield* Effect.logInfo(`Listening on ${url}`)
       return { host, port, url }
     })
   ).pipe(Layer.provide(gateFor(options)))
+
+const serveHere = Effect.fnUntraced(function* (table: RouteTable.RouteTable, bounds: typeof NodeOptions.Type) {
+  const exchange = yield* Exchange.make(table, bounds.maxBodySize, Answer.ofCall)
+  return yield* NodeServer.serve(exchange, bounds, yield* Tally.make)
+})
 
 /**
  * Serves deployments on whatever `HttpServer` is provided. Nothing else is served there.
@@ -161,9 +178,9 @@ const addTo = <R extends RouteTable.Routes>(
   Layer.effectDiscard(
     Effect.gen(function* () {
       const chosen = yield* decode(Options, options, "HttpIngress")
-      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, chosen), chosen.maxBodySize)
+      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, chosen), chosen.maxBodySize, Answer.ofCall)
       yield* Effect.addFinalizer(() => Effect.sync(exchange.drain))
-      const handler = serveOne(exchange, chosen.maxBodySize, yield* statusCounter)
+      const handler = serveOne(exchange, chosen.maxBodySize, yield* Tally.make)
       const router = yield* HttpRouter.HttpRouter
       yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
     })
@@ -173,7 +190,11 @@ const addTo = <R extends RouteTable.Routes>(
 const gateFor = ({ processGate }: typeof Options.Encoded) =>
   processGate === false ? ProcessGate.layerNoop : ProcessGate.layer
 
-const serveOne = (exchange: Exchange.Exchange, maxBodySize: number, count: (route: string, status: number) => void) =>
+const serveOne = (
+  exchange: Exchange.Exchange<RouteTable.Endpoint>,
+  maxBodySize: number,
+  count: (route: string, status: number) => void
+) =>
   Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
     const opening = exchange.open(request.method, request.url, request.headers)
     if (opening._tag === "Answer") {
@@ -202,7 +223,7 @@ const serveOne = (exchange: Exchange.Exchange, maxBodySize: number, count: (rout
     return toResponse(reply)
   })
 
-const toResponse = (reply: Exchange.Reply) =>
+const toResponse = (reply: Answer.Reply) =>
   HttpServerResponse.text(reply.body, {
     status: reply.status,
     contentType: reply.contentType,
@@ -213,19 +234,3 @@ const toResponse = (reply: Exchange.Reply) =>
       ...(reply.close === true ? { connection: "close" } : {})
     }
   })
-
-/** Counts answers by route and status, and shows the counts as metrics until the scope closes. */
-const statusCounter = Effect.gen(function* () {
-  const context = yield* Effect.context<Scope.Scope>()
-  const counts = new Map<string, Map<number, number>>()
-  return (route: string, status: number): void => {
-    let statuses = counts.get(route)
-    if (statuses === undefined) counts.set(route, (statuses = new Map<number, number>()))
-    const before = statuses.get(status)
-    statuses.set(status, (before ?? 0) + 1)
-    if (before !== undefined) return
-    const tags = { route, status: String(status) }
-    const read = () => statuses.get(status)!
-    Effect.runSyncWith(context)(Metrics.showCounter(Metrics.httpRequests, tags, read))
-  }
-})

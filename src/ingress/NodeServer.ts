@@ -9,8 +9,11 @@
 import { Duration, Effect, type Fiber, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import type { AddressInfo } from "node:net"
-import type { Exchange, Reply } from "./Exchange.ts"
+import type { Reply } from "./Answer.ts"
+import type { Exchange } from "./Exchange.ts"
+import type { Route } from "./RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "./Status.ts"
+import type { Count } from "./Tally.ts"
 
 /**
  * Where the server listens, and the bounds of what it takes from the network.
@@ -46,10 +49,10 @@ export class ListenFailed extends Schema.TaggedError<ListenFailed>("effect-serve
 }
 
 /** Serves until the scope closes; then lets open requests finish and closes all connections. Returns its address. */
-export const serve = Effect.fnUntraced(function* (
-  exchange: Exchange,
+export const serve = Effect.fnUntraced(function* <R extends Route>(
+  exchange: Exchange<R>,
   bounds: Bounds,
-  count: (route: string, status: number) => void
+  count: Count
 ): Effect.fn.Return<AddressInfo, ListenFailed, Scope.Scope> {
   const open = new OpenRequests()
   const onRequest = listener(exchange, bounds, open, count)
@@ -123,7 +126,7 @@ class OpenRequests {
 }
 
 const listener =
-  (exchange: Exchange, bounds: Bounds, open: OpenRequests, count: (route: string, status: number) => void) =>
+  <R extends Route>(exchange: Exchange<R>, bounds: Bounds, open: OpenRequests, count: Count) =>
   (request: Http.IncomingMessage, response: Http.ServerResponse, expectsContinue: boolean): void => {
     open.begin(response)
     const send = (reply: Reply) => write(request, response, reply, bounds.idleTimeout)

@@ -37,22 +37,37 @@ type Codec = (input: unknown) => Effect.Effect<unknown, SchemaIssue.Issue>
  * @category models
  * @since 0.1.0
  */
-export interface Endpoint {
+export interface Route {
   readonly path: string
   readonly deployment: string
   readonly method: string
   readonly stream: boolean
-  readonly call: (payload: unknown) => Effect.Effect<unknown, unknown>
-  readonly decodePayload: Codec
-  readonly encodeSuccess: Codec
-  readonly encodeError: Codec
   /** The status of a failure, whether the runtime's or the method's own. */
   readonly statusOf: (error: unknown) => number
 }
 
-export interface RouteTable {
-  readonly endpoints: ReadonlyArray<Endpoint>
-  readonly find: (path: string) => Endpoint | undefined
+/**
+ * The same where it can be called.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Endpoint extends Route {
+  readonly call: (payload: unknown) => Effect.Effect<unknown, unknown>
+  readonly decodePayload: Codec
+  readonly encodeSuccess: Codec
+  readonly encodeError: Codec
+}
+
+/**
+ * The routes, by their paths.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RouteTable<R extends Route = Endpoint> {
+  readonly endpoints: ReadonlyArray<R>
+  readonly find: (path: string) => R | undefined
   /** Tells a client what it could have asked for. */
   readonly explain: (path: string) => string
   /** Whether every deployment can take requests. */
@@ -61,33 +76,50 @@ export interface RouteTable {
 
 /** Resolves the routes against the context. Dies when a prefix is malformed. */
 export const make = Effect.fnUntraced(function* <R extends Routes>(routes: R, choices: Status.Choices) {
-  const context = yield* Effect.context<Services<R>>()
-  const byLength = Object.entries(routes).toSorted(([one], [other]) => one.length - other.length)
-  const paths = new Map<string, Endpoint>()
-  const handles: Array<object> = []
-  for (const [prefix, deployment] of byLength) {
-    assertPrefix(prefix)
-    const handle = Context.getUnsafe(context, deployment as Context.Key<Services<R>, Record<string, Endpoint["call"]>>)
-    handles.push(handle)
-    for (const rpc of deployment.methods as ReadonlyArray<Rpc.AnyWithProps>) {
-      const endpoint = makeEndpoint(prefix, deployment.deployment, rpc, handle[rpc._tag]!, choices)
-      paths.set(endpoint.path, endpoint)
-    }
-  }
-  const table: RouteTable = {
+  const handles = yield* handlesOf(routes)
+  const endpoints = Object.entries(routes)
+    .toSorted(([one], [other]) => one.length - other.length)
+    .flatMap(([prefix, deployment]) => {
+      assertPrefix(prefix)
+      const handle = handles.get(deployment.deployment)!
+      return (deployment.methods as ReadonlyArray<Rpc.AnyWithProps>).map((rpc) =>
+        makeEndpoint(prefix, deployment.deployment, rpc, handle[rpc._tag]!, choices)
+      )
+    })
+  return of(endpoints, () => Array.from(handles.values()).every(Handle.isReady))
+})
+
+/** The handles of the deployments of some routes, by name. */
+export const handlesOf = <R extends Routes>(routes: R) =>
+  Effect.map(
+    Effect.context<Services<R>>(),
+    (context) =>
+      new Map(
+        Object.values(routes).map((deployment) => [
+          deployment.deployment,
+          Context.getUnsafe(context, deployment as Context.Key<Services<R>, Readonly<Record<string, Endpoint["call"]>>>)
+        ])
+      )
+  )
+
+/** Makes a table of routes. Where two have the same path, the last one counts. */
+export const of = <R extends Route>(endpoints: ReadonlyArray<R>, isReady: () => boolean): RouteTable<R> => {
+  const paths = new Map(endpoints.map((endpoint) => [endpoint.path, endpoint]))
+  const prefixes = Map.groupBy(paths.values(), ({ path }) => path.slice(0, path.lastIndexOf("/")) || "/")
+  const byLength = Array.from(prefixes).toSorted(([one], [other]) => one.length - other.length)
+  return {
     endpoints: Array.from(paths.values()),
+    isReady,
     find: (path) => paths.get(path),
     explain: (path) => {
       const nearest = byLength.findLast(([prefix]) => path.startsWith(withSlash(prefix)))
       return nearest === undefined
         ? `Nothing is served at this path. The prefixes are: ${byLength.map(([prefix]) => prefix).join(", ")}`
-        : `Deployment "${nearest[1].deployment}" has no such method. ` +
-            `Its methods are: ${nearest[1].methods.map(({ _tag }) => _tag).join(", ")}`
-    },
-    isReady: () => handles.every(Handle.isReady)
+        : `Deployment "${nearest[1][0]!.deployment}" has no such method. ` +
+            `Its methods are: ${nearest[1].map(({ method }) => method).join(", ")}`
+    }
   }
-  return table
-})
+}
 
 const withSlash = (prefix: string) => (prefix.endsWith("/") ? prefix : `${prefix}/`)
 

@@ -91,6 +91,12 @@ const addressOf = Layer.effect(
 )
 
 const onNode = HttpIngress.layerNode(routes, { ...options, port: 0, gracefulShutdownTimeout: "2 seconds" })
+const onThread = HttpIngress.layerNode(routes, {
+  ...options,
+  port: 0,
+  gracefulShutdownTimeout: "2 seconds",
+  ownThread: true
+})
 const Server = NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "2 seconds" })
 const onServer = Layer.merge(addressOf, HttpIngress.layer(routes, options)).pipe(Layer.provide(Server))
 
@@ -131,6 +137,7 @@ const sendRaw = (bytes: string) =>
 
 const servers: Record<string, Layer.Layer<HttpIngress.Address, unknown, Lab | Inner>> = {
   layerNode: onNode,
+  "layerNode, on a thread of its own": onThread,
   layer: onServer
 }
 

@@ -1,0 +1,128 @@
+/**
+ * The answer to a call: from a payload to the method's result or failure, as status and body.
+ *
+ * @since 0.1.0
+ */
+import { Cause, Effect, Exit, Option, Schema, SchemaIssue } from "effect"
+import * as SchemaParser from "effect/SchemaParser"
+import type { RequestContext } from "../core/RequestContext.ts"
+import { ServeError } from "../core/ServeError.ts"
+import type { Endpoint, Route } from "./RouteTable.ts"
+import * as Status from "./Status.ts"
+
+/**
+ * What goes back to the client.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Reply {
+  readonly status: number
+  readonly body: string
+  readonly contentType: string
+  readonly requestId: string
+  readonly allow?: string
+  readonly retryAfter?: number
+  /** Whether the connection is of no more use. */
+  readonly close?: boolean
+}
+
+/** Decodes the payload, calls the method, and answers with its result or its failure. Never fails. */
+export const ofCall = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
+  Effect.matchCauseEffectEager(endpoint.decodePayload(payload), {
+    onFailure: (cause) => rejectPayload(endpoint, context, cause),
+    onSuccess: (decoded) => call(endpoint, context, decoded)
+  })
+
+const call = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
+  Effect.matchCauseEffect(
+    Effect.flatMapEager(endpoint.call(payload), (value) => encode(endpoint.encodeSuccess, value)),
+    {
+      onFailure: (cause) => ofFailure(endpoint, context, cause, endpoint.encodeError),
+      onSuccess: (encoded) => Effect.succeed(json(200, JSON.stringify(encoded), context.requestId))
+    }
+  )
+
+// A value that its own schema can't encode is the handler's mistake, not the client's.
+const encode = (codec: Endpoint["encodeSuccess"], value: unknown) =>
+  Effect.catchEager(codec(value), (issue) => Effect.die(new Error(`Not encodable: ${formatIssue(issue)}`)))
+
+/** The answer to a call that failed: with the runtime's error, with the method's own, which `encodeError` encodes, or a defect. */
+export const ofFailure = (
+  route: Route,
+  context: RequestContext,
+  cause: Cause.Cause<unknown>,
+  encodeError?: Endpoint["encodeError"]
+): Effect.Effect<Reply> => {
+  const error = Cause.hasDies(cause) ? Option.none() : Cause.findErrorOption(cause)
+  if (Option.isSome(error) && error.value instanceof ServeError) {
+    return Effect.succeed(ofServeError(route, error.value, context.requestId))
+  }
+  if (Option.isNone(error) || encodeError === undefined) return defect(route, context, cause)
+  return Effect.matchCauseEffect(encode(encodeError, error.value), {
+    onFailure: (cause) => defect(route, context, cause),
+    onSuccess: (encoded) =>
+      Effect.succeed(json(route.statusOf(error.value), JSON.stringify(encoded), context.requestId))
+  })
+}
+
+const defect = (route: Route, { requestId }: RequestContext, cause: Cause.Cause<unknown>): Effect.Effect<Reply> =>
+  Effect.logError(`Defect in ${route.deployment}.${route.method}`, cause).pipe(
+    Effect.annotateLogs({ requestId }),
+    Effect.as(json(500, JSON.stringify({ _tag: "InternalServerError", requestId }), requestId))
+  )
+
+const rejectPayload = (
+  endpoint: Endpoint,
+  context: RequestContext,
+  cause: Cause.Cause<SchemaIssue.Issue>
+): Effect.Effect<Reply> => {
+  const issue = Cause.findErrorOption(cause)
+  if (Option.isNone(issue)) return defect(endpoint, context, cause)
+  const { requestId } = context
+  const issues = issuesOf(issue.value).issues.map(({ message, path }) => ({ path: pathOf(path ?? []), message }))
+  const message = issues.map(({ message, path }) => (path === "" ? message : `${path}: ${message}`)).join("; ")
+  return Effect.succeed(json(400, JSON.stringify({ _tag: "BadRequest", requestId, message, issues }), requestId))
+}
+
+const formatIssue = SchemaIssue.makeFormatterDefault()
+const issuesOf = SchemaIssue.makeFormatterStandardSchemaV1()
+
+const pathOf = (path: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }>): string =>
+  path
+    .map((segment) => (typeof segment === "object" ? segment.key : segment))
+    .reduce<string>(
+      (path, key) =>
+        typeof key === "number" ? `${path}[${key}]` : path === "" ? String(key) : `${path}.${String(key)}`,
+      ""
+    )
+
+const encodeServeError = SchemaParser.encodeUnknownExit(Schema.toCodecJson(ServeError))
+
+/** The answer when the runtime did not run a request, or not to its end. */
+export const ofServeError = (route: Route, error: ServeError, requestId: string): Reply => {
+  const encoded = encodeServeError(error)
+  const reason = Exit.isSuccess(encoded) ? encoded.value : { _tag: error._tag, reason: { _tag: error.reason._tag } }
+  const retryAfter = Status.retryAfter(error)
+  const body = JSON.stringify({ ...(reason as object), requestId, message: error.message })
+  const reply = json(route.statusOf(error), body, requestId)
+  return retryAfter === undefined ? reply : { ...reply, retryAfter }
+}
+
+/** The answer to a request that is wrong. */
+export const problem = (status: number, tag: string, message: string, requestId: string): Reply =>
+  json(status, JSON.stringify({ _tag: tag, requestId, message }), requestId)
+
+export const json = (status: number, body: string, requestId: string): Reply => ({
+  status,
+  body,
+  contentType: "application/json",
+  requestId
+})
+
+export const text = (status: number, body: string, requestId: string): Reply => ({
+  status,
+  body,
+  contentType: "text/plain",
+  requestId
+})

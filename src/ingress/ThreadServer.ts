@@ -1,0 +1,126 @@
+/**
+ * The ingress on a thread of its own, for deployments whose handlers may hold the app's event loop.
+ *
+ * The thread has the server, and for each deployment a router that admits, queues and refuses. It answers health checks and says no
+ * in time while the app is blocked. What it admits goes to the app, which decodes it, calls the handle and encodes the answer.
+ *
+ * @since 0.1.0
+ */
+import { Duration, Effect, type Scope } from "effect"
+import { Rpc } from "effect/rpc"
+import { Schema } from "effect"
+import type { AddressInfo } from "node:net"
+import { RequestContext } from "../core/RequestContext.ts"
+import type { DeploymentOptions } from "../deployment/DeploymentOptions.ts"
+import * as Handle from "../deployment/Handle.ts"
+import * as AppEnd from "../wire/AppEnd.ts"
+import { LinkedThread } from "../wire/LinkedThread.ts"
+import * as MethodCodec from "../wire/MethodCodec.ts"
+import * as Telemetry from "../wire/Telemetry.ts"
+import { resolveModule } from "../worker/Thread.ts"
+import * as Answer from "./Answer.ts"
+import { type Bounds, ListenFailed } from "./NodeServer.ts"
+import type { Endpoint, Route, RouteTable } from "./RouteTable.ts"
+import type * as Status from "./Status.ts"
+
+const entry = resolveModule(new URL("./serverThread.ts", import.meta.url))
+
+/** Milliseconds after which the thread knows at the latest that the deployments are ready, or are not any more. */
+const READINESS = 250
+
+/**
+ * What the thread is started with.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ServerData {
+  readonly routes: ReadonlyArray<Omit<Route, "statusOf">>
+  readonly deployments: ReadonlyArray<{ readonly name: string; readonly options: DeploymentOptions }>
+  /** In milliseconds where they are times. */
+  readonly bounds: Readonly<Record<keyof Bounds, number | string>>
+  readonly choices: Status.Choices
+  readonly processGate: boolean
+  /** Whether every deployment is ready: its one number is 1 then. */
+  readonly ready: SharedArrayBuffer
+}
+
+/** How a body and its answer travel: as they are. */
+export const plain = MethodCodec.make(Rpc.make("answer", { payload: Schema.Any, success: Schema.Any }))
+
+/** Serves until the scope closes, as `NodeServer` does. Returns its address. */
+export const serve = Effect.fnUntraced(function* (
+  table: RouteTable,
+  handles: ReadonlyMap<string, object>,
+  options: Bounds & Status.Choices & { readonly processGate: boolean }
+): Effect.fn.Return<AddressInfo, ListenFailed, Scope.Scope> {
+  const context = yield* Effect.context()
+  const ready = new Int32Array(new SharedArrayBuffer(4))
+  const look = Effect.sync(() => Atomics.store(ready, 0, table.isReady() ? 1 : 0))
+  yield* look
+  yield* Effect.forkScoped(Effect.forever(Effect.andThen(Effect.sleep(READINESS), look)))
+  const showMetrics = yield* Telemetry.mirror({ thread: "ingress" })
+  const thread = yield* LinkedThread.start({
+    name: "ingress",
+    entry,
+    data: yield* dataOf(table, handles, options, ready),
+    makeEnd: yield* AppEnd.make,
+    resourceLimits: {},
+    // It lets open requests finish, which takes as long as it may, and closes.
+    stopTimeout: Duration.sum(options.gracefulShutdownTimeout, Duration.seconds(5)),
+    onNote: (name, value) => {
+      if (name === "metrics") showMetrics(value as Telemetry.Metrics)
+    }
+  })
+  const fork = Effect.runForkWith(context)
+  thread.onLoss = (why) => fork(Effect.logFatal(`The thread of the ingress ended ${why}. Nothing is served any more.`))
+  for (const endpoint of table.endpoints)
+    thread.link.served.set(endpoint.path, { codec: plain, run: answer(endpoint), context })
+  return yield* Effect.catch(thread.ready, (why) =>
+    why instanceof Object
+      ? Effect.fail(new ListenFailed(why as ListenFailed))
+      : Effect.die(new Error(`The ingress: ${String(why)}`))
+  ) as Effect.Effect<AddressInfo, ListenFailed>
+})
+
+const answer = (endpoint: Endpoint) => (payload: unknown) =>
+  Effect.flatMap(RequestContext, (request) => Answer.ofCall(endpoint, request, payload))
+
+const dataOf = Effect.fnUntraced(function* (
+  table: RouteTable,
+  handles: ReadonlyMap<string, object>,
+  options: Parameters<typeof serve>[2],
+  ready: Int32Array<SharedArrayBuffer>
+) {
+  const { processGate, refusalStatus, timeoutStatus, ...bounds } = options
+  const data: ServerData = {
+    routes: table.endpoints.map(({ deployment, method, path, stream }) => ({ deployment, method, path, stream })),
+    deployments: yield* Effect.forEach(handles, ([name, handle]) =>
+      Effect.map(Handle.stateOf(handle), (state) => ({ name, options: optionsOf(state) }))
+    ),
+    bounds: millisOf(bounds) as ServerData["bounds"],
+    choices: { refusalStatus, timeoutStatus },
+    processGate,
+    ready: ready.buffer
+  }
+  return data
+})
+
+/** The options of the router before the app: it has one replica, the app, which runs as much as all replicas do. */
+const optionsOf = ({ options }: Handle.DeploymentState): DeploymentOptions => {
+  const { fairness, gracefulShutdownTimeout, maxQueuedRequests, queueDiscipline, requestTimeout } = options
+  return {
+    fairness,
+    maxQueuedRequests,
+    queueDiscipline,
+    gracefulShutdownTimeout: Duration.toMillis(gracefulShutdownTimeout),
+    requestTimeout: Duration.toMillis(requestTimeout),
+    replicas: Math.min(options.replicas, 1),
+    maxOngoingRequests: Math.max(options.replicas, 1) * options.maxOngoingRequests
+  }
+}
+
+const millisOf = (fields: object) =>
+  Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => [name, Duration.isDuration(value) ? Duration.toMillis(value) : value])
+  )
