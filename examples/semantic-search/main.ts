@@ -14,6 +14,7 @@ const banner = (port: number) => `
 Semantic search over ${passages.length} passages
 
   POST http://localhost:${port}/search/query     the passages closest in meaning to a text
+  POST http://localhost:${port}/search/topics    what the passages are about
   POST http://localhost:${port}/embedder/embed   vectors of texts
   GET  http://localhost:${port}/-/healthz        whether it is ready
   GET  http://localhost:${port}/-/routes         what it serves
