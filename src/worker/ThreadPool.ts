@@ -335,14 +335,22 @@ export class ThreadPool {
   private takeBackFrom(thread: Thread<Call>): void {
     if (thread.size < 2 || this.now - thread.busySince < STUCK) return
     thread.backlog += LONG
+    this.takeBackAll(thread)
+  }
+
+  /** Takes back all that a thread has not started. */
+  private takeBackAll(thread: Thread<Call>): void {
     for (const call of thread.takeBackAll()) this.restore(call)
+    if (thread.size > 0) return
+    thread.backlog = 0
+    this.crew.release(thread)
   }
 
   /** Takes back what the thread that has most to do has not started, for one that has nothing to do. */
   private share(): void {
     const { free, longest } = this.crew
     if (free === undefined || longest === undefined) return
-    for (const call of longest.takeBackAll()) this.restore(call)
+    this.takeBackAll(longest)
     this.handOut()
   }
 

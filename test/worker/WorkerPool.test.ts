@@ -745,6 +745,23 @@ describe("WorkerPool", () => {
       }).pipe(withTasks({ size: 3, minSize: 1, idleTimeout: "50 millis" }))
     )
 
+    it.live("are all there after many short calls", () =>
+      Effect.gen(function* () {
+        const { double, until } = yield* Tasks
+        for (const round of times(5)) {
+          yield* Effect.forEach(times(2000), (n) => double(n), { concurrency: 64, discard: true })
+          const seen = cells()
+          const calls = yield* Effect.forEach([1, 2], () =>
+            Effect.forkChild(until(seen, 5), { startImmediately: true })
+          )
+          yield* when(() => seen[0] === 2)
+          seen[5] = 1
+          yield* Effect.forEach(calls, Fiber.join)
+          assert.strictEqual((yield* Tasks.state).running, 0, `round ${round}`)
+        }
+      }).pipe(withTasks({ size: 2 }))
+    )
+
     it.live("can all end", () =>
       Effect.gen(function* () {
         const { double } = yield* Tasks
