@@ -118,7 +118,8 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
    * blocking methods have further ones. Where the file ends in `.ts` and is not there, as after a build, `.js` is taken.
    *
    * The type parameter is the type of the file, and gives the layer the deployments that it uses as requirements. The layer fails
-   * with `ModuleFailed` when no replica could be built. Payloads and results go through the method's schemas on their way.
+   * with `ModuleFailed` when no replica could be built. To and from a thread, payloads
+   * and results go through the method's schemas.
    */
   toLayerModule<
     File extends { readonly default: DeploymentModule<Self, any> } = { readonly default: DeploymentModule<Self, never> }

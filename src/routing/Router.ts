@@ -351,9 +351,9 @@ export class Router {
 
   /** Whether a replica left before it started a request. Then it gets no more of them. */
   private wasLost(request: Request, end: Work.End): boolean {
-    if (request.state !== "Reserved" || Work.reasonOf(end) !== "ReplicaLost") return false
+    if (Work.reasonOf(end) !== "ReplicaLost") return false
     if (this.places.replica(request.place).hasLeft()) this.places.leave(request.place)
-    return true
+    return request.state === "Reserved"
   }
 
   /** Whether a request may be sent to another replica: once, and within the budget. */

@@ -1,13 +1,15 @@
 /**
  * What a call of a worker pool costs, against Piscina with the same functions, two threads each: the round trip of a call that does
  * nothing, with one and with 64 in flight; a megabyte that is moved to the thread and back; and a task of 5 ms with four in flight,
- * as time per task and as the 99th percentile of the latency.
+ * as time per task and as the 99th percentile of the latency. Beside them, without a peer, a call of a replica on a thread, and an
+ * element of a stream that comes from there.
  *
  * Both take turns within a round, in slices, so that both have the same share of what else happens on the machine.
  */
 import { WorkerPool } from "effect-serve"
-import { Effect } from "effect"
+import { Effect, Layer, Stream } from "effect"
 import { Piscina } from "piscina"
+import { Replica } from "./peers/Replica.ts"
 import { atLeast, type Bench } from "./report.ts"
 
 const module = new URL("./peers/tasks.ts", import.meta.url)
@@ -99,6 +101,28 @@ const compare = Effect.fnUntraced(function* (name: Case, pools: Record<string, P
   return results
 })
 
+const ReplicaLive = Replica.toLayerModule<typeof import("./peers/replica.module.ts")>(
+  new URL("./peers/replica.module.ts", import.meta.url),
+  { isolation: "thread", maxOngoingRequests: 64 }
+)
+
+const ELEMENTS = 20_000
+
+const replica = Effect.gen(function* () {
+  const { count, nothing } = yield* Replica
+  const call = (x: number) => nothing({ x })
+  yield* timed(6000, 64, call)
+  const { each: sequential } = yield* timed(3000, 1, call)
+  const { each: many } = yield* timed(12_000, 64, call)
+  const start = performance.now()
+  yield* Stream.runDrain(count({ to: ELEMENTS }))
+  return {
+    "replica, sequential": sequential,
+    "replica, 64 in flight": many,
+    "replica, an element": ((performance.now() - start) * 1000) / ELEMENTS
+  }
+})
+
 const names = Object.keys(cases) as Array<Case>
 
 export const worker: Bench = {
@@ -109,8 +133,8 @@ export const worker: Bench = {
     // Both are compiled before they are measured.
     for (const pool of Object.values(pools)) yield* timed(20_000, 64, pool.nothing)
     const results = yield* Effect.forEach(names, (name) => compare(name, pools))
-    return Object.assign({}, ...results) as Record<string, number>
-  }).pipe(Effect.scoped, Effect.provide(Tasks.layer({ size: THREADS }))),
+    return Object.assign({}, ...results, yield* replica) as Record<string, number>
+  }).pipe(Effect.scoped, Effect.provide(Layer.merge(Tasks.layer({ size: THREADS }), ReplicaLive))),
   unit: "us per call",
   verdicts: (median) => {
     const against = (name: string, budget: number) =>

@@ -327,7 +327,7 @@ describe("a blocking method", { timeout: 20_000 }, () => {
     it.effect("fails with its thread, and no other call does", () =>
       Effect.gen(function* () {
         const { exit, spin } = yield* Work
-        yield* spinEight
+        yield* Effect.forEach([1, 2, 3, 4], () => spin({ millis: 5 }), { concurrency: "unbounded" })
         const other = yield* call(spin({ millis: 800 }))
         const crashed = yield* reason(exit({ code: 5 }))
         assert.deepInclude(crashed, { _tag: "WorkerCrashed", exitCode: 5 })
@@ -396,13 +396,14 @@ describe("a blocking method", { timeout: 20_000 }, () => {
   )
 
   describe("and its threads", () => {
-    it.live("are all that a replica has whose methods all block", () =>
+    it.live("are all that a replica has whose methods all block, and have the memory that it may have", () =>
       Effect.gen(function* () {
-        const { numbers, thread } = yield* Block
+        const { memory, numbers, thread } = yield* Block
         assert.lengthOf(threadNames(), 1)
         assert.notStrictEqual(yield* thread(), threadId)
         assert.deepStrictEqual(yield* Stream.runCollect(numbers()), [1, 2, 3])
-      }).pipe(Effect.provide(blockLayer({ poolSize: 1 })))
+        assert.strictEqual(yield* memory(), 96)
+      }).pipe(Effect.provide(blockLayer({ poolSize: 1, resourceLimits: { maxOldGenerationSizeMb: 96 } })))
     )
 
     it.live("are as many as requests may run, and no more than there are cores", () =>

@@ -1,9 +1,14 @@
 /**
  * What only replicas on threads of their own can do. What they have in common with others is in
  * `test/acceptance/placements.test.ts`.
+ *
+ * Seen red for each of these mutations. Telemetry: metrics are not by replica, or stay when it has left. ThreadReplica: calls that
+ * had not begun are not sent elsewhere; a replica whose thread has ended doesn't leave, says nothing, or is not ended when it does not
+ * heed that. ThreadEnd: a thread that is building does not heed it. LinkedThread: why it ended, or could not start, is not told; it
+ * has all the memory there is. AppEnd: both sides count their calls in one place.
  */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { ServeError } from "effect-serve"
+import { type Deployment, ServeError } from "effect-serve"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Metric, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { setFlagsFromString } from "node:v8"
@@ -86,6 +91,13 @@ describe("a deployment whose replicas have threads", { timeout: 30_000 }, () => 
         assert.lengthOf(new Set(threads), 2)
         assert.notInclude(threads, threadId)
         assert.sameMembers([...threadNames()], ["Probe#0", "Probe#1"])
+      })
+    )
+
+    it.effect("gives each of them as much memory as it may have", () =>
+      Effect.gen(function* () {
+        const { memory } = yield* Probe
+        assert.strictEqual(yield* memory(), options.resourceLimits.maxOldGenerationSizeMb)
       })
     )
 
@@ -295,18 +307,18 @@ describe("a deployment whose replicas have threads", { timeout: 30_000 }, () => 
 
   describe("that can't start", () => {
     /** Why a replica could not be built; one try. */
-    const whyNot = Effect.fnUntraced(function* (url: URL) {
-      const resolved = yield* resolve(ModuleOptions, "Part", {})
+    const whyNot = Effect.fnUntraced(function* (url: URL, { deployment, methods }: Deployment.Any) {
+      const resolved = yield* resolve(ModuleOptions, deployment, {})
       const placement = { isolation: "thread", blockingThreads: 0, ownRouter: false } as const
       const host = {
-        deployment: "Part",
-        replica: "Part#0",
+        deployment,
+        replica: `${deployment}#0`,
         maxOngoingRequests: 1,
         leave: Effect.void,
         endings: new Set<never>(),
         batchers: new Set<never>()
       }
-      const contract = { deployment: "Part", methods: Part.methods as never }
+      const contract = { deployment, methods: methods as never }
       const error = yield* ModuleReplica.build(url, contract, resolved, placement).pipe(
         Effect.scoped,
         Effect.provideService(Host, host),
@@ -319,31 +331,26 @@ describe("a deployment whose replicas have threads", { timeout: 30_000 }, () => 
 
     const cases: ReadonlyArray<readonly [what: string, file: string, words: ReadonlyArray<string>]> = [
       ["there is no such file", "nowhere.ts", ["Cannot find module", "nowhere.ts"]],
-      ["it is not valid", "data:text/javascript,export default )", ["SyntaxError", "Unexpected token"]],
       ["it throws", "failing.module.ts?throws", ["RangeError", "the weights don't fit", "failing.module.ts"]],
-      ["it has no default export", "Probe.ts", ["export default Part.module(...)"]],
-      ["it exports another deployment", "probe.module.ts", [`"Probe"`]],
       ["its build fails", "failing.module.ts?fails", ["Broken", "failing.module.ts"]],
       ["its build dies", "failing.module.ts?dies", ["TypeError", "the weights are none", "failing.module.ts"]],
       ["it exits", "failing.module.ts?exits", ["exit code 9"]],
-      ["a handler is missing", "failing.module.ts?tooFew", [`"Part" has no handler for method "never"`]],
-      ["it has a handler too many", "failing.module.ts?tooMany", [`"Part" has a handler "triple"`]]
+      ["a handler is missing", "failing.module.ts?tooFew", [`"Part" has no handler for method "never"`]]
     ]
     describe.concurrent("says so when", () => {
       for (const [what, file, words] of cases) {
         it.live(what, () =>
           Effect.gen(function* () {
-            const message = yield* whyNot(moduleUrl(file))
+            const message = yield* whyNot(moduleUrl(file), Part)
             for (const word of words) assert.include(message, word)
           })
         )
       }
 
-      it.effect("a deployment that it uses isn't provided", () =>
+      it.live("a deployment that it uses isn't provided", () =>
         Effect.gen(function* () {
-          const layer = Probe.toLayerModule(moduleUrl("probe.module.ts"))
-          const error = yield* hurry(Effect.flip(Layer.build(layer)))
-          for (const word of [`"Probe" uses "Part"`, "Layer.provide"]) assert.include(error.message, word)
+          const message = yield* whyNot(moduleUrl("probe.module.ts"), Probe)
+          for (const word of [`"Probe" uses "Part"`, "Layer.provide"]) assert.include(message, word)
         })
       )
     })

@@ -8,7 +8,7 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deployment, HttpIngress } from "effect-serve"
 import { ConfigProvider, Effect, Layer, Logger, Metric, Schema, Tracer } from "effect"
 import { Rpc } from "effect/rpc"
-import { Worker } from "node:worker_threads"
+import { play } from "../modules/client.ts"
 import { Part, Probe } from "../modules/Probe.ts"
 
 class Slow extends Deployment.Service<Slow>()("Slow", [
@@ -29,47 +29,6 @@ const SlowLive = Slow.toLayer(
 const QuickLive = Quick.toLayer({ ping: () => Effect.succeed("pong") })
 
 const Quiet = Layer.mergeAll(Logger.layer([]), Layer.succeed(Metric.MetricRegistry, new Map()))
-
-/** Requests, with the millisecond at which each is sent. */
-type Plan = ReadonlyArray<{
-  readonly at: number
-  readonly path: string
-  readonly body?: object
-  readonly timeout?: number
-}>
-
-interface Answer {
-  readonly status: number
-  readonly body: string
-  readonly retryAfter: string | null
-  readonly millis: number
-}
-
-// The client has a thread of its own, because this one is blocked.
-const client = `
-const { parentPort, workerData: { url, plan } } = require("node:worker_threads")
-const send = async ({ at, path, body, timeout }) => {
-  await new Promise((resolve) => setTimeout(resolve, at))
-  const from = performance.now()
-  const headers = { "content-type": "application/json", ...(timeout && { "x-request-timeout-ms": String(timeout) }) }
-  const init = path.startsWith("/-/") ? {} : { method: "POST", headers, body: JSON.stringify(body) ?? "" }
-  const response = await fetch(url + path, init)
-  const text = await response.text()
-  const millis = performance.now() - from
-  return { status: response.status, body: text, retryAfter: response.headers.get("retry-after"), millis }
-}
-fetch(url + "/-/healthz").then((response) => response.text()).then(() => Promise.all(plan.map(send))).then((answers) =>
-  parentPort.postMessage(answers))
-`
-
-const play = (plan: Plan) =>
-  Effect.flatMap(HttpIngress.Address, ({ url }) =>
-    Effect.callback<ReadonlyArray<Answer>>((resume) => {
-      new Worker(client, { eval: true, workerData: { url, plan } }).once("message", (answers) =>
-        resume(Effect.succeed(answers))
-      )
-    })
-  )
 
 const probe = (flags: Record<string, string>) =>
   Effect.gen(function* () {

@@ -31,6 +31,7 @@ export class Probe extends Deployment.Service<Probe>()("Probe", [
   Rpc.make("reverse", { payload: { bytes: Schema.Uint8Array }, success: Schema.Uint8Array }),
   Rpc.make("seen", { success: Seen }),
   Rpc.make("thread", { success: Schema.Number }),
+  Rpc.make("memory", { success: Schema.UndefinedOr(Schema.Number) }),
   Rpc.make("replica", { success: Schema.String }),
   Rpc.make("fail", { payload: { part: Schema.String }, success: Schema.Void, error: Broken }),
   Rpc.make("die", { payload: { message: Schema.String }, success: Schema.Void }),

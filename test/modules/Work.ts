@@ -49,5 +49,6 @@ export class Work extends Deployment.Service<Work>()("Work", [
 /** Does nothing but block. */
 export class Block extends Deployment.Service<Block>()("Block", [
   Deployment.Blocking(Rpc.make("thread", { success: Schema.Number })),
+  Deployment.Blocking(Rpc.make("memory", { success: Schema.UndefinedOr(Schema.Number) })),
   Deployment.Blocking(Rpc.make("numbers", { success: Schema.Number, stream: true }))
 ]) {}

@@ -1,7 +1,8 @@
-import { threadId } from "node:worker_threads"
+import { resourceLimits, threadId } from "node:worker_threads"
 import { Block } from "./Work.ts"
 
 export default Block.module({
   thread: () => threadId,
+  memory: () => resourceLimits.maxOldGenerationSizeMb,
   numbers: () => [1, 2, 3]
 })

@@ -25,10 +25,8 @@ export default Part.module(
     if (how === "dies") return yield* Effect.die(new TypeError("the weights are none"))
     if (how === "exits") return process.exit(9)
     if (how === "waits") return yield* Effect.never
-    if (how === "spins") for (;;);
     if (how === "second" && id === "Part#1") return yield* new Broken({ part: "second" })
     if (how === "tooFew") return tooFew as typeof handlers
-    if (how === "tooMany") return { ...handlers, triple: () => Effect.succeed(0) }
     return handlers
   })
 )

@@ -1,6 +1,6 @@
 import { Batching, Deployment } from "effect-serve"
 import { Effect, Metric, Stream } from "effect"
-import { threadId } from "node:worker_threads"
+import { resourceLimits, threadId } from "node:worker_threads"
 import { Broken, Part, Point, Probe } from "./Probe.ts"
 import { seen } from "./seen.ts"
 
@@ -38,6 +38,7 @@ export default Probe.module(
       reverse: ({ bytes }) => Effect.succeed(bytes.toReversed()),
       seen: () => seen,
       thread: () => Effect.succeed(threadId),
+      memory: () => Effect.succeed(resourceLimits.maxOldGenerationSizeMb),
       replica: () => Effect.succeed(id),
       fail: ({ part }) => Effect.fail(new Broken({ part })),
       die: ({ message }) => Effect.die(new TypeError(message)),

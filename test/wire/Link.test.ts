@@ -268,7 +268,6 @@ describe("Link", () => {
     )
 
     const words = codec({ success: Schema.String, stream: true }, "words")
-    const numbers = codec({ success: Schema.Number, stream: true })
     it.effect("fails with a defect when an element is not of its type", () =>
       Effect.gen(function* () {
         const { app, isIdle, thread } = yield* connect
@@ -291,14 +290,16 @@ describe("Link", () => {
       Effect.gen(function* () {
         const { app, isIdle, thread } = yield* connect
         let stopped = 0
-        const read = Stream.runDrain(app.method("words", words)(undefined) as Stream.Stream<unknown>)
+        // Slow, so that all of it has come before it is read.
+        const read = Stream.runForEach(app.method("words", words)(undefined) as Stream.Stream<unknown>, () => turns(5))
         for (const end of [Stream.never, Stream.empty]) {
           const run = () =>
-            Stream.ensuring(
-              Stream.concat(Stream.make(1), end),
-              Effect.sync(() => stopped++)
+            Stream.make<ReadonlyArray<unknown>>("a", 1).pipe(
+              Stream.rechunk(1),
+              Stream.concat(end),
+              Stream.ensuring(Effect.sync(() => stopped++))
             )
-          thread.served.set("words", { codec: numbers, run, context: Context.empty() })
+          thread.served.set("words", { codec: many, run, context: Context.empty() })
           const message = yield* defect(read)
           for (const words of [`"words"`, "Expected string"]) assert.include(message, words)
           yield* isIdle
