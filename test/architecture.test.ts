@@ -9,7 +9,7 @@ const rooms = [
   ["deployment"],
   ["routing"],
   ["replica"],
-  ["batching", "worker", "wire"],
+  ["batching", "worker", "wire", "watch"],
   ["admission"],
   ["core"]
 ] // outer to inner

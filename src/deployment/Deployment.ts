@@ -18,9 +18,9 @@ import * as LoopReplica from "../replica/LoopReplica.ts"
 import * as Module from "../replica/Module.ts"
 import type { Replica } from "../replica/Replica.ts"
 import * as Router from "../routing/Router.ts"
-import * as BlockingDetector from "../worker/BlockingDetector.ts"
+import * as BlockingDetector from "../watch/BlockingDetector.ts"
 import * as Oversubscription from "../worker/Oversubscription.ts"
-import type { ModuleFailed } from "../worker/Thread.ts"
+import type { ModuleFailed } from "../core/ModuleFile.ts"
 import {
   type DeploymentModuleOptions,
   type DeploymentOptions,

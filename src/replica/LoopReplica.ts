@@ -6,7 +6,7 @@
 import { Context, Effect, Exit, Latch, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
 import { Host } from "../batching/Host.ts"
 import { ReplicaLost, ServeError } from "../core/ServeError.ts"
-import * as CurrentMethod from "../worker/CurrentMethod.ts"
+import * as CurrentMethod from "../watch/CurrentMethod.ts"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
 

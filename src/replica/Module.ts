@@ -5,7 +5,7 @@
  */
 import { Cause, type Context, Effect } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
-import { ModuleFailed, resolveModule } from "../worker/Thread.ts"
+import { ModuleFailed, resolveModule } from "../core/ModuleFile.ts"
 import { type BlockingHandler, isBlocking, onLoop } from "./Blocking.ts"
 import type { Handlers } from "./LoopReplica.ts"
 

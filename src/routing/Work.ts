@@ -8,7 +8,7 @@ import { RequestContext } from "../core/RequestContext.ts"
 import { type Reason, ServeError } from "../core/ServeError.ts"
 import type { Replica } from "../replica/Replica.ts"
 import type { Request } from "../replica/Request.ts"
-import * as CurrentMethod from "../worker/CurrentMethod.ts"
+import * as CurrentMethod from "../watch/CurrentMethod.ts"
 
 /**
  * How work ended; `None` when the replica had no permit for it.
@@ -18,7 +18,7 @@ import * as CurrentMethod from "../worker/CurrentMethod.ts"
  */
 export type End = Exit.Exit<Option.Option<unknown>, unknown>
 
-export { whenEnded } from "../worker/CurrentMethod.ts"
+export { whenEnded } from "../watch/CurrentMethod.ts"
 
 /** Starts the work at once, in the replica's services and the caller's trace. `name` is that of its span. */
 export const start = (

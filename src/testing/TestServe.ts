@@ -4,10 +4,10 @@
  * @since 0.1.0
  */
 import type { Effect } from "effect"
-import { type Report, reportsOf } from "../worker/BlockingDetector.ts"
+import { type Report, reportsOf } from "../watch/BlockingDetector.ts"
 
-export type { Report } from "../worker/BlockingDetector.ts"
-export type { Method } from "../worker/Pulse.ts"
+export type { Report } from "../watch/BlockingDetector.ts"
+export type { Method } from "../watch/Pulse.ts"
 
 /**
  * Runs an effect, and gives with its result what held an event loop for longer than `SERVE_BLOCKING_THRESHOLD` meanwhile, by default

@@ -9,7 +9,8 @@
  */
 import { Clock, Context, Duration, Effect, type Fiber } from "effect"
 import type { Call } from "./Call.ts"
-import { ModuleFailed, type Origin, Thread } from "./Thread.ts"
+import { ModuleFailed } from "../core/ModuleFile.ts"
+import { type Origin, Thread } from "./Thread.ts"
 import type { Answer, Kind, Thrown } from "./Wire.ts"
 
 /** Tasks that a thread is sent at most before it has done the first of them, and the milliseconds that they may take. */

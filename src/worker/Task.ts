@@ -19,7 +19,7 @@ import { here, Progress, progressHere, transferablesIn } from "./Wire.ts"
  */
 export const signal = (): AbortSignal => {
   const controller = (here.controller ??= new AbortController())
-  if (isCancelled()) controller.abort()
+  if (here.isTold) controller.abort()
   return controller.signal
 }
 

@@ -98,7 +98,10 @@ class TaskThread {
 
   /** Hands on that more elements are wanted, or, when none are, that the task should stop. */
   private grant(elements: number): void {
-    if (elements === 0) here.controller?.abort()
+    if (elements === 0) {
+      here.isTold = true
+      here.controller?.abort()
+    }
     this.flow?.want(elements)
   }
 
@@ -118,6 +121,7 @@ class TaskThread {
     }
     here.slot = slot
     here.controller = undefined
+    here.isTold = false
     this.isRunning = true
     this.startedAt = performance.now()
     const { kind, run } = this.tasks[number]!

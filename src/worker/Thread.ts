@@ -3,8 +3,6 @@
  *
  * @since 0.1.0
  */
-import { Schema } from "effect"
-import { existsSync } from "node:fs"
 import { MessageChannel, type MessagePort, type Transferable, Worker } from "node:worker_threads"
 import type { ResourceLimits } from "../core/Options.ts"
 import {
@@ -23,37 +21,6 @@ import {
   type Thrown,
   type Wish
 } from "./Wire.ts"
-
-/**
- * A module that a thread could not load: it does not exist, is not valid, or threw.
- *
- * @category errors
- * @since 0.1.0
- */
-export class ModuleFailed extends Schema.TaggedError<ModuleFailed>("effect-serve/worker/ModuleFailed")("ModuleFailed", {
-  /** Its URL. */
-  module: Schema.String,
-  /** What went wrong. */
-  description: Schema.String
-}) {
-  override get message(): string {
-    return `A thread could not load ${this.module}: ${this.description}`
-  }
-}
-
-/**
- * The URL of a module that is written in TypeScript: its own, or that of the JavaScript beside which it does not exist any more.
- * `tasks.ts` stands for `tasks.js` in a build, and `tasks.mts` for `tasks.mjs`.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const resolveModule = (url: URL): URL => {
-  if (url.protocol !== "file:" || !/\.m?ts$/.test(url.pathname) || existsSync(url)) return url
-  const built = new URL(url)
-  built.pathname = url.pathname.replace(/ts$/, "js")
-  return existsSync(built) ? built : url
-}
 
 /**
  * What threads of a pool are started with.
@@ -105,9 +72,11 @@ export class Thread<A extends Sendable> {
   status: "Starting" | "Ready" | "Ending" = "Starting"
   /** Tasks in the line. */
   size = 0
+  /** What its pool takes for the task that runs. */
+  current: A | undefined = undefined
   /** Milliseconds that the tasks in the line are expected to take. */
   backlog = 0
-  /** When it had nothing to do any more, and when it began with its first task. */
+  /** When it had nothing to do any more, and when it began with its current task. */
   idleSince = 0
   busySince = 0
   /** Whether it runs a task that will hardly stop by itself. */

@@ -16,7 +16,8 @@ import * as ServeError from "../core/ServeError.ts"
 import { Call, Elements, missing, type Outcome, Task, TaskError, unsendable } from "./Call.ts"
 import { Crew, describeExit, type Rules } from "./Crew.ts"
 import * as Oversubscription from "./Oversubscription.ts"
-import type { ModuleFailed, Thread } from "./Thread.ts"
+import type { ModuleFailed } from "../core/ModuleFile.ts"
+import type { Thread } from "./Thread.ts"
 import { About, type Answer, type Failure, type Kind, type Thrown, transferOf } from "./Wire.ts"
 import type { Options } from "./WorkerPool.ts"
 
@@ -278,15 +279,21 @@ export class ThreadPool {
     call.thread = thread
     call.expected = call.task.kind === "generator" ? LONG : Math.min(call.task.meanMillis, LONG)
     thread.backlog += call.expected
-    if (thread.size === 1) this.crew.engage(thread)
-    if (thread.first === call) this.begins(call)
+    this.goOn(thread)
   }
 
-  /** A call is the next one of its thread, so that it runs from now on. */
-  private begins(call: Call): void {
-    const { now } = this
-    call.thread!.busySince = now
-    this.watch(call, Math.min(call.deadline, now + this.taskTimeout))
+  /** A thread was sent a call, or has one less: if another one is its first now, that runs from now on. */
+  private goOn(thread: Thread<Call>): void {
+    const { current, first } = thread
+    if (first === current) return
+    thread.current = first
+    if (first === undefined) {
+      thread.backlog = 0
+      return this.crew.release(thread)
+    }
+    if (current === undefined) this.crew.engage(thread)
+    thread.busySince = this.now
+    this.watch(first, Math.min(first.deadline, thread.busySince + this.taskTimeout))
   }
 
   private watch(call: Call, due: number): void {
@@ -322,10 +329,8 @@ export class ThreadPool {
 
   /** A thread has a call less to do. */
   private leaves(call: Call, thread: Thread<Call>): void {
-    thread.backlog = thread.size === 0 ? 0 : thread.backlog - call.expected
-    const next = thread.first
-    if (next === undefined) this.crew.release(thread)
-    else if (thread.backlog < LONG) this.begins(next)
+    thread.backlog -= call.expected
+    this.goOn(thread)
     // What waits came later than what some thread was sent and can't start.
     if (this.queue.size > 0) for (const thread of this.crew.all) this.takeBackFrom(thread)
     this.handOut()
@@ -341,9 +346,7 @@ export class ThreadPool {
   /** Takes back all that a thread has not started. */
   private takeBackAll(thread: Thread<Call>): void {
     for (const call of thread.takeBackAll()) this.restore(call)
-    if (thread.size > 0) return
-    thread.backlog = 0
-    this.crew.release(thread)
+    this.goOn(thread)
   }
 
   /** Takes back what the thread that has most to do has not started, for one that has nothing to do. */
@@ -421,7 +424,7 @@ export class ThreadPool {
     call.state = "Stopping"
     this.alarm.unwatch(call)
     thread.cancel(call)
-    for (const call of thread.takeBackAll()) this.restore(call)
+    this.takeBackAll(thread)
     // Nothing is sent behind it.
     thread.backlog += LONG
     if (this.grace === 0) this.crew.end(thread)

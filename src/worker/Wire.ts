@@ -95,6 +95,8 @@ interface Here {
   cells: Int32Array | undefined
   slot: number
   controller: AbortController | undefined
+  /** Whether it was told to stop by a message, as those are told that wait. */
+  isTold: boolean
   readonly marked: WeakMap<object, ReadonlyArray<Transferable>>
 }
 
@@ -102,7 +104,13 @@ const key = Symbol.for("effect-serve/worker")
 const globals = globalThis as { [key]?: Here }
 
 /** One for each thread, however often this file is loaded: the bundle of a module of tasks has a copy of its own. */
-export const here: Here = (globals[key] ??= { cells: undefined, slot: 0, controller: undefined, marked: new WeakMap() })
+export const here: Here = (globals[key] ??= {
+  cells: undefined,
+  slot: 0,
+  controller: undefined,
+  isTold: false,
+  marked: new WeakMap()
+})
 
 export const progressHere = (): number => (here.cells === undefined ? 0 : Atomics.load(here.cells, cellOf(here.slot)))
 

@@ -11,12 +11,12 @@ import { availableParallelism } from "node:os"
 import { count, CountOrInfinity, orElse, resolve, ResourceLimits, Time } from "../core/Options.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import type { TaskError } from "./Call.ts"
-import { ModuleFailed, resolveModule } from "./Thread.ts"
+import { ModuleFailed, resolveModule } from "../core/ModuleFile.ts"
 import * as ThreadPool from "./ThreadPool.ts"
 
 export { isCancelled, move, signal } from "./Task.ts"
 export { TaskError } from "./Call.ts"
-export { ModuleFailed } from "./Thread.ts"
+export { ModuleFailed } from "../core/ModuleFile.ts"
 export type { PoolState } from "./ThreadPool.ts"
 
 /**
@@ -76,7 +76,7 @@ export type WorkerPoolOptions = typeof Options.Encoded
  */
 export type Handle<Module> = {
   readonly [Name in keyof Module as Module[Name] extends AnyFunction ? Name : never]: Module[Name] extends (
-    ...args: infer Args
+    ...args: infer Args extends ReadonlyArray<unknown>
   ) => infer Returned
     ? (...args: Args) => Given<Returned>
     : never

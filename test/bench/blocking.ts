@@ -8,8 +8,8 @@
 import { Deployment } from "effect-serve"
 import { ConfigProvider, Context, Effect, Layer } from "effect"
 import { Rpc } from "effect/rpc"
-import * as BlockingDetector from "../../src/worker/BlockingDetector.ts"
-import * as CurrentMethod from "../../src/worker/CurrentMethod.ts"
+import * as BlockingDetector from "../../src/watch/BlockingDetector.ts"
+import * as CurrentMethod from "../../src/watch/CurrentMethod.ts"
 import { type Bench, ratio } from "./report.ts"
 
 const TURNS = 30

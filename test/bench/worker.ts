@@ -4,7 +4,9 @@
  * as time per task and as the 99th percentile of the latency. Beside them, without a peer, a call of a replica on a thread, and an
  * element of a stream that comes from there.
  *
- * Both take turns within a round, in slices, so that both have the same share of what else happens on the machine.
+ * Both take turns within a round, in short slices, so that both have the same share of what else happens on the machine, and of the
+ * two ways in which the kernel may place threads: on the core of the main thread, where a round trip takes 10 us, or on one that has
+ * to be woken for it, where it takes 70.
  */
 import { WorkerPool } from "effect-serve"
 import { Effect, Layer, Stream } from "effect"
@@ -16,7 +18,7 @@ const module = new URL("./peers/tasks.ts", import.meta.url)
 const THREADS = 2
 const MEGABYTE = 2 ** 20
 const MILLIS = 5
-const SLICES = 6
+const SLICES = 24
 
 class Tasks extends WorkerPool.Service<Tasks, typeof import("./peers/tasks.ts")>()("Tasks", { module }) {}
 
@@ -73,10 +75,10 @@ const bouncing = (pool: Pool) => {
 }
 
 const cases = {
-  sequential: (pool: Pool) => timed(1000, 1, pool.nothing),
-  "64 in flight": (pool: Pool) => timed(6000, 64, pool.nothing),
-  "1 MB": (pool: Pool) => timed(300, 1, bouncing(pool)),
-  "5 ms": (pool: Pool) => timed(60, 2 * THREADS, pool.compute)
+  sequential: (pool: Pool) => timed(250, 1, pool.nothing),
+  "64 in flight": (pool: Pool) => timed(1500, 64, pool.nothing),
+  "1 MB": (pool: Pool) => timed(75, 1, bouncing(pool)),
+  "5 ms": (pool: Pool) => timed(16, 2 * THREADS, pool.compute)
 }
 
 type Case = keyof typeof cases

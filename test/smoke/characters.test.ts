@@ -109,6 +109,7 @@ describe("characters", { timeout: 60_000 }, () => {
       { encoding: "utf8" }
     )
     assert.strictEqual(status, 0)
-    assert.match(stdout, /^The sea [^]{100}\n\nThe loop/)
+    // A busy machine may hold the loop for so long that a warning comes between.
+    assert.match(stdout.replaceAll(/\[[\d:.]+\] WARN .*\n/g, ""), /^The sea [^]{100}\n\nThe loop/)
   })
 })

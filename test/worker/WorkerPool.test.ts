@@ -292,6 +292,15 @@ describe("WorkerPool", () => {
       }).pipe(withTasks({ size: 1, cancelGrace: "5 seconds" }))
     )
 
+    it.live("aborts a signal after the task could listen to it", () =>
+      Effect.gen(function* () {
+        const { waitingLate } = yield* Tasks
+        const seen = cells()
+        yield* interrupted(waitingLate(seen), () => seen[0] === 1)
+        assert.strictEqual(seen[1], 1)
+      }).pipe(withTasks({ size: 1, cancelGrace: "2 seconds" }))
+    )
+
     it.live("ends the thread of a task that goes on after the grace, and replaces it", () =>
       Effect.gen(function* () {
         const { double, runaway } = yield* Tasks
@@ -423,6 +432,24 @@ describe("WorkerPool", () => {
         const calls = Effect.forEach(times(4), () => block(100), all)
         assert.deepStrictEqual(yield* calls, [100, 100, 100, 100])
       }).pipe(withTasks({ size: 1, taskTimeout: "250 millis" }))
+    )
+
+    it.live("is not given more time by others that leave", () =>
+      Effect.gen(function* () {
+        const { block, double } = yield* Tasks
+        yield* Effect.forEach(times(50), double)
+        yield* Effect.forEach(times(50), () => block(0))
+        const late = yield* Effect.forkChild(timed(reason(block(1000))), { startImmediately: true })
+        const leave = Effect.gen(function* () {
+          const fiber = yield* Effect.forkChild(double(1), { startImmediately: true })
+          yield* Effect.sleep(30)
+          yield* Fiber.interrupt(fiber)
+        })
+        yield* Effect.forEach(times(8), () => leave)
+        const { millis, value } = yield* Fiber.join(late)
+        assert.strictEqual(value._tag, "DeadlineExceeded")
+        assert.isBelow(millis, 180)
+      }).pipe(withTasks({ size: 1, taskTimeout: "100 millis" }))
     )
 
     it.live("is bounded by the deadline of the request that makes it", () =>
@@ -768,6 +795,25 @@ describe("WorkerPool", () => {
         yield* whenState(({ threads }) => threads === 0)
         assert.strictEqual(yield* double(1), 2)
       }).pipe(withTasks({ minSize: 0, idleTimeout: 0 }))
+    )
+
+    it.live("wait a moment for the next call before they go back to their event loop", () =>
+      Effect.gen(function* () {
+        const { double, turns } = yield* Tasks
+        const before = yield* turns()
+        for (let i = 0; i < 1000; i++) yield* double(i)
+        assert.isBelow((yield* turns()) - before, 500)
+      }).pipe(withTasks({ size: 1 }))
+    )
+
+    it.live("go back at once when a task has left something to do there", () =>
+      Effect.gen(function* () {
+        const { double, hold, turns } = yield* Tasks
+        yield* hold()
+        const before = yield* turns()
+        for (let i = 0; i < 200; i++) yield* double(i)
+        assert.isAtLeast((yield* turns()) - before, 200)
+      }).pipe(withTasks({ size: 1 }))
     )
 
     it.live("let the timers of the module go on while they are busy", () =>

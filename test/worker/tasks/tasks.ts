@@ -46,6 +46,13 @@ export const waiting = async (cells: Cells): Promise<string> => {
   return "stopped"
 }
 
+/** The same, but it asks for its signal when it has been cancelled already. */
+export const waitingLate = (cells: Cells): Promise<string> => {
+  Atomics.add(cells, 0, 1)
+  while (!isCancelled());
+  return waiting(cells)
+}
+
 /** Waits for another thread or the test to set a cell. */
 export const until = (cells: Cells, cell: number): number => {
   Atomics.add(cells, 0, 1)
@@ -58,6 +65,11 @@ export const count = (cells: Cells, cell: number, millis = 0): number => {
   Atomics.add(cells, cell, 1)
   spin(millis)
   return cell
+}
+
+export const countLater = async (cells: Cells, cell: number): Promise<number> => {
+  await new Promise((resolve) => setImmediate(resolve))
+  return count(cells, cell)
 }
 
 export class Refused extends RangeError {
@@ -175,5 +187,13 @@ export const tick = (millis: number): void => {
   setInterval(() => ticked++, millis).unref()
 }
 export const ticks = (): number => ticked
+
+/** Leaves a timer behind. */
+export const hold = (): void => {
+  setInterval(() => {}, 10_000)
+}
+
+/** How often the event loop of this thread has had its turn. */
+export const turns = (): number => performance.nodeTiming.uvMetricsInfo.loopCount
 
 export const notAFunction = 42

@@ -11,7 +11,7 @@ import { Clock, Config, Context, Duration, Effect, Exit, Scope } from "effect"
 import { Worker } from "node:worker_threads"
 import * as Metrics from "../core/Metrics.ts"
 import { ADVICE, beat, here, idOf, type Method, nameOf, PERIOD, type Pulse, rest } from "./Pulse.ts"
-import { resolveModule } from "./Thread.ts"
+import { resolveModule } from "../core/ModuleFile.ts"
 
 /**
  * What held an event loop.

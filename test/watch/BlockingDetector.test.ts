@@ -10,9 +10,9 @@ import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Context, Deferred, Effect, Exit, type Fiber, Layer, Metric, Option } from "effect"
 import { spawn } from "node:child_process"
 import { Worker } from "node:worker_threads"
-import * as BlockingDetector from "../../src/worker/BlockingDetector.ts"
-import * as CurrentMethod from "../../src/worker/CurrentMethod.ts"
-import { logged } from "./pools.ts"
+import * as BlockingDetector from "../../src/watch/BlockingDetector.ts"
+import * as CurrentMethod from "../../src/watch/CurrentMethod.ts"
+import { logged } from "../worker/pools.ts"
 
 const { reportsOf } = BlockingDetector
 
@@ -59,13 +59,13 @@ const shown = (id: string, method: string) =>
     (metrics) => metrics.find((metric) => metric.id === id && metric.attributes?.["method"] === method)?.state
   )
 
-const url = (name: string) => new URL(`../../src/worker/${name}.ts`, import.meta.url).href
+const url = (name: string) => new URL(`../../src/watch/${name}.ts`, import.meta.url).href
 
 /** Runs a program in a process of its own. It has `watching` and `spin`. */
 const child = (body: string) => {
   const code = `
     import { Effect } from "effect"
-    import { reportsOf, watch } from "./src/worker/BlockingDetector.ts"
+    import { reportsOf, watch } from "./src/watch/BlockingDetector.ts"
     const watching = watch("Doc", ["compute"])
     const spin = (millis) => { const until = performance.now() + millis; while (performance.now() < until); }
     ${body}`
@@ -303,7 +303,7 @@ describe("BlockingDetector", { retry: 4 }, () => {
   it.live("writes of a loop that goes on being held, which can't do so itself", () =>
     Effect.gen(function* () {
       const { wrote } = yield* spawned(`
-        import { contextOf, fork } from "./src/worker/CurrentMethod.ts"
+        import { contextOf, fork } from "./src/watch/CurrentMethod.ts"
         import { Context } from "effect"
         const forever = fork.bind(null, contextOf(Context.empty(), { deployment: "Doc", method: "compute" }), Effect.sync(() => spin(Infinity)))
         Effect.runFork(Effect.scoped(Effect.andThen(watching, reportsOf(Effect.sync(forever)))))`)
