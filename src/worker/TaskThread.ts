@@ -50,8 +50,7 @@ export const serve = (functions: Readonly<Record<string, unknown>>): void => {
   const tasks = Object.entries(functions).flatMap(([name, run]) =>
     typeof run === "function" ? [{ name, run: run as Task["run"], kind: kindOf(run) }] : []
   )
-  const thread = new TaskThread(tasks)
-  port.on("message", thread.receive)
+  new TaskThread(tasks).listen()
   port.postMessage({ functions: tasks.map(({ kind, name }) => [name, kind]) } satisfies Announcement)
 }
 
@@ -66,7 +65,8 @@ const kindOf = (task: Function): Kind =>
 class TaskThread {
   private readonly tasks: ReadonlyArray<Task>
   private readonly waiting: Array<Order> = []
-  private readonly resources = otherResources()
+  /** What keeps the event loop busy when there is no task, such as a connection that the module keeps. */
+  private resources = 0
   private isRunning = false
   private flow: Flow | undefined = undefined
   private heard = 0
@@ -77,10 +77,15 @@ class TaskThread {
 
   constructor(tasks: ReadonlyArray<Task>) {
     this.tasks = tasks
-    here.cells = cells
   }
 
-  readonly receive = (message: Order | Wish): void => {
+  listen(): void {
+    here.cells = cells
+    port.on("message", this.receive)
+    this.resources = activeResources()
+  }
+
+  private readonly receive = (message: Order | Wish): void => {
     this.accept(message)
     this.wake()
   }
@@ -170,7 +175,8 @@ class TaskThread {
     if (this.isRunning && this.flow?.isParked !== true) return false
     do {
       if (this.fetch()) return true
-      if (otherResources() > this.resources) return false
+      // Something that a task has begun goes on in the event loop.
+      if (activeResources() > this.resources) return false
       if (this.idleSince - this.awakeSince > LINGER) {
         setImmediate(this.wake)
         return false
@@ -272,8 +278,8 @@ const give = (answer: Answer & { readonly 1: 0 | 1 }): Failure | undefined => {
   }
 }
 
-/** What keeps the event loop busy, but for what this file waits for itself. */
-const otherResources = (): number =>
+/** What keeps the event loop busy, but for what {@link TaskThread} waits for itself. */
+const activeResources = (): number =>
   process.getActiveResourcesInfo().reduce((count, name) => (name === "Immediate" ? count : count + 1), 0)
 
 const isPromise = (value: unknown): value is PromiseLike<any> =>

@@ -21,7 +21,7 @@ const workLayer = Work.toLayerModule<typeof import("../modules/work.module.ts")>
 )
 
 const app = (flags: Record<string, string>) =>
-  HttpIngress.layerNode({ "/work": Work, "/quick": Quick }, { port: 0 }).pipe(
+  HttpIngress.layerNode({ "/job": Work, "/quick": Quick }, { port: 0 }).pipe(
     Layer.provideMerge(Layer.merge(workLayer, QuickLive)),
     Layer.provide(PartLive),
     Layer.provide(ConfigProvider.layer(ConfigProvider.fromEnv({ env: flags }))),
@@ -71,7 +71,7 @@ describe("a handler that computes for two seconds", { retry: 3, timeout: 20_000 
   it.live("on the loop of the ingress: others wait, and two warnings say who is to blame", () =>
     Effect.gen(function* () {
       const [spun, ping, health] = yield* play([
-        { at: 0, path: "/work/spin", body: { millis: 2000 } },
+        { at: 0, path: "/job/spin", body: { millis: 2000 } },
         { at: 300, path: "/quick/ping" },
         { at: 300, path: "/-/healthz" }
       ])
