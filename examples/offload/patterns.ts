@@ -14,7 +14,7 @@ import { Hasher } from "./Hasher.ts"
 import { compress, hash, ITERATIONS } from "./tasks.ts"
 
 /** The functions of `tasks.ts`, on threads. */
-class Tasks extends WorkerPool.Service<Tasks, typeof import("./tasks.ts")>()("Tasks", {
+export class Tasks extends WorkerPool.Service<Tasks, typeof import("./tasks.ts")>()("Tasks", {
   module: new URL("tasks.ts", import.meta.url)
 }) {}
 
