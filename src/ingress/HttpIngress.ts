@@ -58,7 +58,7 @@ export const NodeOptions = Schema.Struct({
   host: Schema.NonEmptyString.pipe(Schema.withDecodingDefaultTypeKey(orElse("127.0.0.1"))),
   /**
    * Whether the server, with a router before each deployment, runs on a thread of its own: then health checks are answered and
-   * requests are refused in time while something holds the app's event loop, and each request takes some 0.05 ms longer. Default: only
+   * requests are refused in time while something holds the app's event loop, and each request takes some 0.25 ms longer. Default: only
    * when replicas of a module deployment run on the app's loop, and `SERVE_RUN_ROUTER_IN_SEPARATE_LOOP` is not 0.
    */
   ownThread: Schema.optionalKey(Schema.Boolean),

@@ -1,7 +1,8 @@
 /**
  * One blocked function stops nothing else: over HTTP, with a handler that computes for two seconds.
  *
- * Seen red: the blocking method runs on the loop of the ingress, and the warnings name another method.
+ * Seen red: the module and its blocking methods run on the loop of the ingress; the warning does not name the method; the detector does
+ * not know whose code runs.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Deployment, HttpIngress } from "effect-serve"

@@ -1,8 +1,7 @@
 /**
  * What else the thread of an ingress does is tested with the other servers, in HttpIngress.test.ts.
  *
- * Seen red: without the router before the app, with a router that has more permits than the app, when readiness is asked of the app
- * at each health check, without the flag, and when an end of the thread is not noticed.
+ * Seen red: no router before the app; one with more permits than the app; the flag ignored, or the ingress never moved; no metrics sent.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Deployment, HttpIngress } from "effect-serve"
