@@ -6,6 +6,7 @@ type Sources = Readonly<Record<string, string>>
 
 const rooms = [
   ["ingress"],
+  ["exchange"],
   ["deployment"],
   ["routing"],
   ["replica"],
@@ -18,9 +19,9 @@ const maxCodeLines = 400
 
 const unstable: Readonly<Record<string, ReadonlyArray<string>>> = {
   cluster: [],
-  http: ["ingress"],
-  "http-api": ["ingress"],
-  rpc: ["deployment", "ingress", "replica", "testing", "wire"],
+  http: ["exchange", "ingress"],
+  "http-api": ["exchange", "ingress"],
+  rpc: ["deployment", "exchange", "ingress", "replica", "testing", "wire"],
   workers: ["worker"]
 }
 

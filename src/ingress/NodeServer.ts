@@ -9,11 +9,11 @@
 import { Duration, Effect, type Fiber, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import type { AddressInfo } from "node:net"
-import type { Reply } from "./Answer.ts"
-import type { Exchange } from "./Exchange.ts"
-import type { Route } from "./RouteTable.ts"
-import { CLIENT_CLOSED_REQUEST } from "./Status.ts"
-import type { Count } from "./Tally.ts"
+import type { Reply } from "../exchange/Answer.ts"
+import type { Exchange } from "../exchange/Exchange.ts"
+import type { Route } from "../exchange/RouteTable.ts"
+import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
+import type { Count } from "../exchange/Tally.ts"
 
 /**
  * Where the server listens, and the bounds of what it takes from the network.

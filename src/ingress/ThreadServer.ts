@@ -18,10 +18,10 @@ import { LinkedThread } from "../wire/LinkedThread.ts"
 import * as MethodCodec from "../wire/MethodCodec.ts"
 import * as Telemetry from "../wire/Telemetry.ts"
 import { resolveModule } from "../core/ModuleFile.ts"
-import * as Answer from "./Answer.ts"
+import * as Answer from "../exchange/Answer.ts"
 import { type Bounds, ListenFailed } from "./NodeServer.ts"
-import type { Endpoint, Route, RouteTable } from "./RouteTable.ts"
-import type * as Status from "./Status.ts"
+import type { Endpoint, Route, RouteTable } from "../exchange/RouteTable.ts"
+import type * as Status from "../exchange/Status.ts"
 
 const entry = resolveModule(new URL("./serverThread.ts", import.meta.url))
 

@@ -18,7 +18,7 @@ import { Rpc } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import { createServer } from "node:http"
 import { connect } from "node:net"
-import { eventLoop, Gate, layer, type Reading, Source } from "../../src/ingress/ProcessGate.ts"
+import { eventLoop, Gate, layer, type Reading, Source } from "../../src/exchange/ProcessGate.ts"
 
 type Priority = "critical" | "default" | "sheddable"
 const priorities: ReadonlyArray<Priority> = ["critical", "default", "sheddable"]
