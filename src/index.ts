@@ -1,6 +1,7 @@
 export * as Batching from "./batching/Batching.ts"
 export * as Deployment from "./deployment/Deployment.ts"
 export * as HttpIngress from "./ingress/HttpIngress.ts"
+export * as HttpSchema from "./core/HttpSchema.ts"
 export * as RequestContext from "./core/RequestContext.ts"
 export * as ServeError from "./core/ServeError.ts"
 export * as WorkerPool from "./worker/WorkerPool.ts"

@@ -346,7 +346,7 @@ const stop = <A>(batch: Running<A>): Effect.Effect<void> =>
 /** What the items of a batch have in common, and until when the last of them is of use. */
 const together = (tickets: ReadonlyArray<Ticket<unknown>>): RequestContext.RequestContext => {
   const requests = tickets.map(({ request }) => request)
-  const same = <K extends "tenant" | "modelId" | "sessionId" | "route">(key: K) => {
+  const same = <K extends "tenant" | "modelId" | "sessionId" | "route" | "principal">(key: K) => {
     const value = requests[0]![key]
     return requests.every((request) => request[key] === value) ? value : undefined
   }
@@ -357,7 +357,9 @@ const together = (tickets: ReadonlyArray<Ticket<unknown>>): RequestContext.Reque
     tenant: same("tenant"),
     modelId: same("modelId"),
     sessionId: same("sessionId"),
-    route: same("route")
+    route: same("route"),
+    principal: same("principal"),
+    lastEventId: undefined
   }
 }
 

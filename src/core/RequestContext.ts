@@ -37,6 +37,20 @@ export interface CallOptions {
 }
 
 /**
+ * Who makes a request, as the ingress has found out (`HttpIngress`'s option `authorize`).
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Principal {
+  readonly id: string
+  /** Becomes the tenant of its requests, whatever they say. */
+  readonly tenant?: string
+  /** What else is known. It must be plain data: it may cross to threads. */
+  readonly claims?: Readonly<Record<string, unknown>>
+}
+
+/**
  * What is known of a request.
  *
  * @category models
@@ -53,6 +67,10 @@ export interface RequestContext {
   readonly sessionId: string | undefined
   /** The HTTP path that the request came in by. */
   readonly route: string | undefined
+  /** Who makes it, where the ingress asks. */
+  readonly principal: Principal | undefined
+  /** The id of the last event that the client got before it lost its stream (header `last-event-id`). */
+  readonly lastEventId: string | undefined
 }
 
 /**
@@ -68,7 +86,9 @@ export const empty: RequestContext = {
   tenant: undefined,
   modelId: undefined,
   sessionId: undefined,
-  route: undefined
+  route: undefined,
+  principal: undefined,
+  lastEventId: undefined
 }
 
 /**
@@ -98,6 +118,8 @@ export const RequestContext: Context.Reference<RequestContext> = Context.Referen
 export const derive = (outer: RequestContext, options: CallOptions, now: number): RequestContext => ({
   requestId: outer.requestId,
   route: outer.route,
+  principal: outer.principal,
+  lastEventId: outer.lastEventId,
   deadline: Math.min(outer.deadline, now + millisOf(options.timeout)),
   priority: options.priority ?? outer.priority,
   tenant: options.tenant ?? outer.tenant,

@@ -177,7 +177,7 @@ export class WorkerCrashed extends Schema.TaggedError<WorkerCrashed>("effect-ser
 }
 
 /**
- * The reader of a stream took too long to take its elements.
+ * The reader of a stream took too long to take what it was sent.
  *
  * @category reasons
  * @since 0.1.0
@@ -188,6 +188,21 @@ export class SlowConsumer extends Schema.TaggedError<SlowConsumer>("effect-serve
 ) {
   override get message(): string {
     return "The reader of the stream was too slow"
+  }
+}
+
+/**
+ * The body that a handler was reading did not arrive as it should.
+ *
+ * @category reasons
+ * @since 0.1.0
+ */
+export class BadUpload extends Schema.TaggedError<BadUpload>("effect-serve/ServeError/BadUpload")("BadUpload", {
+  why: Schema.Literals(["tooLarge", "malformed", "stalled", "brokenOff"]),
+  description: Schema.String
+}) {
+  override get message(): string {
+    return `The body of the request could not be read: ${this.description}`
   }
 }
 
@@ -222,6 +237,7 @@ export const Reason = Schema.Union([
   ItemTooLarge,
   WorkerCrashed,
   SlowConsumer,
+  BadUpload,
   TransportError
 ])
 

@@ -3,10 +3,14 @@
  *
  * @since 0.1.0
  */
-import { Cause, Effect, Exit, Option, Schema, SchemaIssue } from "effect"
+import { Cause, Effect, Exit, Option, Schema, SchemaIssue, Stream } from "effect"
+import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as SchemaParser from "effect/SchemaParser"
 import type { RequestContext } from "../core/RequestContext.ts"
 import { ServeError } from "../core/ServeError.ts"
+import type { Frames } from "./Frames.ts"
+import type { Flow, Piece } from "./Outlet.ts"
+import * as Payload from "./Payload.ts"
 import type { Endpoint, Route } from "./RouteTable.ts"
 import * as Status from "./Status.ts"
 
@@ -18,30 +22,95 @@ import * as Status from "./Status.ts"
  */
 export interface Reply {
   readonly status: number
-  readonly body: string
+  readonly body: Piece | Flow<Reply>
   readonly contentType: string
   readonly requestId: string
-  readonly allow?: string
-  readonly retryAfter?: number
+  /** What else its head has. */
+  readonly headers?: Readonly<Record<string, string>>
   /** Whether the connection is of no more use. */
   readonly close?: boolean
 }
 
 /** Decodes the payload, calls the method, and answers with its result or its failure. Never fails. */
 export const ofCall = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
-  Effect.matchCauseEffectEager(endpoint.decodePayload(payload), {
+  Effect.matchCauseEffectEager(decode(endpoint, payload), {
     onFailure: (cause) => rejectPayload(endpoint, context, cause),
     onSuccess: (decoded) => call(endpoint, context, decoded)
   })
 
+const decode = (endpoint: Endpoint, payload: unknown) =>
+  endpoint.decodePayload(endpoint.takes.form === "multipart" ? Payload.parts(payload as Payload.Form) : payload)
+
 const call = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
   Effect.matchCauseEffect(
-    Effect.flatMapEager(endpoint.call(payload), (value) => encode(endpoint.encodeSuccess, value)),
+    Effect.flatMapEager(endpoint.call(payload) as Effect.Effect<unknown, unknown>, (value) =>
+      encode(endpoint.encodeSuccess, value)
+    ),
     {
       onFailure: (cause) => ofFailure(endpoint, context, cause, endpoint.encodeError),
-      onSuccess: (encoded) => Effect.succeed(json(200, JSON.stringify(encoded), context.requestId))
+      onSuccess: (encoded) =>
+        Effect.succeed(
+          isJson(endpoint)
+            ? json(200, JSON.stringify(encoded), context.requestId)
+            : rawly(endpoint, encoded as Piece, context.requestId)
+        )
     }
   )
+
+const rawly = ({ gives }: Route, body: Piece, requestId: string): Reply => ({
+  status: 200,
+  body,
+  contentType: gives.contentType,
+  requestId
+})
+
+const isJson = ({ gives: { form } }: Route) => form === "json" || form === "event"
+
+/**
+ * Decodes the payload, calls a stream method, and gives its elements in the form that `frames` says, those of a chunk in one piece. It
+ * fails with the answer that tells of the failure.
+ */
+export const ofStream = (
+  endpoint: Endpoint,
+  context: RequestContext,
+  payload: unknown,
+  frames: Frames
+): Stream.Stream<Piece, Reply> =>
+  Stream.unwrap(
+    Effect.matchCauseEager(decode(endpoint, payload), {
+      onFailure: (cause) => Stream.fromEffect(Effect.flatMap(rejectPayload(endpoint, context, cause), Effect.fail)),
+      onSuccess: (decoded) =>
+        (endpoint.call(decoded) as Stream.Stream<unknown, unknown>).pipe(
+          Stream.mapArrayEffect(framing(endpoint, frames)),
+          Stream.catchCause((cause) =>
+            Stream.fromEffect(Effect.flatMap(ofFailure(endpoint, context, cause, endpoint.encodeError), Effect.fail))
+          )
+        )
+    })
+  )
+
+const framing = ({ encodeSuccess, gives }: Endpoint, frames: Frames) => {
+  const toText = (encoded: unknown): string => {
+    if (gives.form === "text") return encoded as string
+    if (gives.form === "json") return frames.element(JSON.stringify(encoded))
+    const { data, event, id } = encoded as { readonly data: unknown; readonly event?: string; readonly id?: string }
+    return frames.element(JSON.stringify(frames.hasNames ? data : encoded), event, id)
+  }
+  const one = (element: unknown): Effect.Effect<Piece> => {
+    const encoded = encode(encodeSuccess, element)
+    return gives.form === "bytes" ? (encoded as Effect.Effect<Uint8Array>) : Effect.mapEager(encoded, toText)
+  }
+  return (elements: NonEmptyReadonlyArray<unknown>): Effect.Effect<NonEmptyReadonlyArray<Piece>> => {
+    const pieces: Array<Piece> = []
+    for (const element of elements) {
+      const piece = one(element)
+      // A codec that needs no service and waits for nothing has its result already.
+      if (!Exit.isExit(piece) || !Exit.isSuccess(piece)) return Effect.forEach(elements, one) as never
+      pieces.push((piece as Exit.Success<Piece>).value)
+    }
+    return Effect.succeed(gives.form === "bytes" ? pieces : [pieces.join("")]) as never
+  }
+}
 
 // A value that its own schema can't encode is the handler's mistake, not the client's.
 const encode = (codec: Endpoint["encodeSuccess"], value: unknown) =>
@@ -106,7 +175,7 @@ export const ofServeError = (route: Route, error: ServeError, requestId: string)
   const retryAfter = Status.retryAfter(error)
   const body = JSON.stringify({ ...(reason as object), requestId, message: error.message })
   const reply = json(route.statusOf(error), body, requestId)
-  return retryAfter === undefined ? reply : { ...reply, retryAfter }
+  return retryAfter === undefined ? reply : { ...reply, headers: { "retry-after": String(retryAfter) } }
 }
 
 /** The answer to a request that is wrong. */

@@ -5,12 +5,16 @@
  *
  * @since 0.1.0
  */
-import { Clock, Context, Duration, Effect, Option, Random, Tracer } from "effect"
+import { Clock, Context, Duration, Effect, Option, Random, Scope, Stream, Tracer } from "effect"
 import * as Headers from "effect/http/Headers"
 import * as HttpTraceContext from "effect/http/HttpTraceContext"
 import { type Priority, RequestContext } from "../core/RequestContext.ts"
 import { because, Shed, Unavailable } from "../core/ServeError.ts"
+import type { Body } from "../core/HttpSchema.ts"
 import { json, ofServeError, problem, type Reply, text } from "./Answer.ts"
+import * as Frames from "./Frames.ts"
+import * as Outlet from "./Outlet.ts"
+import * as Payload from "./Payload.ts"
 import { type Gate, ProcessGate } from "./ProcessGate.ts"
 import type { Route, RouteTable } from "./RouteTable.ts"
 import * as Status from "./Status.ts"
@@ -29,9 +33,39 @@ export type Incoming = Readonly<Record<string, string | ReadonlyArray<string> | 
  * @category models
  * @since 0.1.0
  */
-type Opening<R> =
-  | { readonly _tag: "Answer"; readonly route: string; readonly reply: Reply }
-  | { readonly _tag: "Call"; readonly endpoint: R; readonly context: RequestContext }
+type Opening<R> = { readonly _tag: "Answer"; readonly route: string; readonly reply: Reply } | Call<R>
+
+/**
+ * A request that goes to a method.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Call<R = Route> {
+  readonly _tag: "Call"
+  readonly endpoint: R
+  readonly context: RequestContext
+  readonly contentType: string
+  /** The payload, where the URL has it, and no body is to be read. */
+  readonly query: string | undefined
+  /** How the elements of a stream method are sent. */
+  readonly frames: Frames.Frames | undefined
+  /** Whether the work goes on when the client is gone. */
+  readonly outlivesClient: boolean
+}
+
+/**
+ * What limits a request, beyond what the server itself does.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Bounds extends Payload.UploadBounds {
+  readonly maxBodySize: number
+  readonly heartbeatInterval: Duration.Duration
+  readonly stallTimeout: Duration.Duration
+  readonly streamIdleTimeout: Duration.Duration
+}
 
 /**
  * What the servers of the ingress share.
@@ -43,10 +77,14 @@ export interface Exchange<R extends Route = Route> {
   /** Decides by the first line and the headers alone. */
   readonly open: (verb: string, url: string, headers: Incoming) => Opening<R>
   /** Calls the method with the body, and answers with its result or its failure. Never fails. */
-  readonly call: (endpoint: R, context: RequestContext, body: string) => Effect.Effect<Reply>
+  readonly call: (call: Call<R>, body: Received) => Effect.Effect<Reply>
+  /** The same for a stream method: the answer is there with the first element, and its rest while the scope is open. */
+  readonly stream: (call: Call<R>, body: Received) => Effect.Effect<Reply, never, Scope.Scope>
   /** The services for one call: those of the layer, what is known of the request, and its trace if a tracer listens. */
   readonly contextFor: (context: RequestContext, headers: Incoming) => Context.Context<never>
-  readonly tooLarge: (requestId: string) => Reply
+  readonly tooLarge: (endpoint: Route, requestId: string) => Reply
+  /** The answer to a body that takes too long. */
+  readonly tooSlow: (requestId: string) => Reply
   readonly unreadable: (requestId: string) => Reply
   /** The answer to a request that comes, or is still running, when the ingress stops. */
   readonly unavailable: (endpoint: Route, requestId: string) => Reply
@@ -56,16 +94,40 @@ export interface Exchange<R extends Route = Route> {
   readonly drain: () => void
 }
 
+/** A body: whole, as text or as bytes, or while it comes. */
+export type Received = string | Uint8Array | Stream.Stream<Uint8Array, unknown>
+
 /**
- * Makes the exchange of an ingress that serves `table` and takes bodies of at most `maxBodySize` bytes. `answer` makes the answer to
- * what a body holds.
+ * Makes the answer to what a body holds. For a stream method it is the pieces to send, which fail with the answer that tells of a failure.
+ *
+ * @category models
+ * @since 0.1.0
  */
+export interface Answering<R> {
+  readonly call: (endpoint: R, context: RequestContext, payload: unknown) => Effect.Effect<Reply>
+  readonly stream: (
+    endpoint: R,
+    context: RequestContext,
+    payload: unknown,
+    frames: Frames.Frames
+  ) => Stream.Stream<Outlet.Piece, Reply>
+}
+
+/** Makes the exchange of an ingress that serves `table`. */
 export const make = Effect.fnUntraced(function* <R extends Route>(
   table: RouteTable<R>,
-  maxBodySize: number,
-  answer: (endpoint: R, context: RequestContext, payload: unknown) => Effect.Effect<Reply>
+  bounds: Bounds,
+  answering: Answering<R>
 ) {
-  const services = yield* Effect.context()
+  const { maxBodySize } = bounds
+  const receiveTimeout = Duration.fromInputUnsafe(bounds.receiveTimeout)
+  const patience: Outlet.Patience = {
+    heartbeat: Duration.toMillis(bounds.heartbeatInterval),
+    stall: Duration.toMillis(bounds.stallTimeout),
+    idle: Duration.toMillis(bounds.streamIdleTimeout)
+  }
+  // A request has a scope of its own: in this one, what its stream opens would pile up.
+  const services = Context.omit(Scope.Scope)(yield* Effect.context())
   const clock = yield* Clock.Clock
   const gate = yield* ProcessGate
   const hasTracer = Option.isSome(Context.getOption(services as Context.Context<Tracer.Tracer>, Tracer.Tracer))
@@ -97,21 +159,40 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
   }
 
   const refusal = (endpoint: Route, verb: string, headers: Incoming, requestId: string): Reply | undefined => {
-    if (verb !== "POST") return wrongVerb(requestId, "POST")
+    if (verb !== "POST" && !(verb === "GET" && isEventSource(endpoint, headers))) {
+      return wrongVerb(requestId, takesGet(endpoint) ? "GET, POST" : "POST")
+    }
     if (draining) return unavailable(endpoint, requestId)
-    if (endpoint.stream) {
-      return problem(501, "NotImplemented", `"${endpoint.method}" is a stream; call it through its handle`, requestId)
+    const size = Number(headers["content-length"])
+    if ((size > 0 || "transfer-encoding" in headers) && !mayBe(endpoint, headers["content-type"])) {
+      const expected = endpoint.takes.contentTypes.join(" or ")
+      return problem(415, "UnsupportedMediaType", `Send the body as content-type: ${expected}`, requestId)
     }
-    if (!isJson(headers) && (Number(headers["content-length"]) > 0 || "transfer-encoding" in headers)) {
-      return problem(415, "UnsupportedMediaType", "Send the body as content-type: application/json", requestId)
-    }
-    return Number(headers["content-length"]) > maxBodySize ? tooLarge(requestId) : undefined
+    return size > maxSizeOf(endpoint) ? tooLarge(endpoint, requestId) : undefined
   }
 
-  const tooLarge = (requestId: string): Reply => ({
-    ...problem(413, "PayloadTooLarge", `The body may have at most ${maxBodySize} bytes`, requestId),
+  const maxSizeOf = ({ takes }: Route) => (isWhole(takes) ? maxBodySize : bounds.maxUploadSize)
+
+  const tooLarge = (endpoint: Route, requestId: string): Reply => ({
+    ...problem(413, "PayloadTooLarge", `The body may have at most ${maxSizeOf(endpoint)} bytes`, requestId),
     close: true
   })
+
+  // What the method takes, or what is wrong with the body.
+  const payloadOf = ({ contentType, endpoint, query }: Call<R>, body: Received): unknown => {
+    switch (endpoint.takes.form) {
+      case "json":
+        return parse(query ?? (body as string))
+      case "upload":
+        return Payload.upload(body as Body, bounds)
+      case "multipart":
+        return { body: Payload.upload(body as Body, bounds), contentType } satisfies Payload.Form
+      default:
+        return body
+    }
+  }
+
+  const notJson = (requestId: string) => problem(400, "BadRequest", "The body is not JSON", requestId)
 
   const exchange: Exchange<R> = {
     open: (verb, url, headers) => {
@@ -129,16 +210,56 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       if (typeof context === "string") {
         return { _tag: "Answer", route: path, reply: problem(400, "BadRequest", context, requestId) }
       }
-      return gate.isOverloaded && gate.sheds(context.priority)
-        ? { _tag: "Answer", route: path, reply: shed(endpoint, gate, requestId) }
-        : { _tag: "Call", endpoint, context }
-    },
-    call: (endpoint, context, body) => {
-      const parsed = parse(body)
-      if (parsed === unparsable) {
-        return Effect.succeed(problem(400, "BadRequest", "The body is not JSON", context.requestId))
+      if (gate.isOverloaded && gate.sheds(context.priority)) {
+        return { _tag: "Answer", route: path, reply: shed(endpoint, gate, requestId) }
       }
-      return answer(endpoint, context, parsed)
+      const frames = endpoint.stream ? Frames.choose(endpoint.gives, headers["accept"] as string) : undefined
+      if (endpoint.stream && frames === undefined) {
+        return { _tag: "Answer", route: path, reply: notAcceptable(requestId) }
+      }
+      return {
+        _tag: "Call",
+        endpoint,
+        context,
+        frames,
+        contentType: headers["content-type"] as string,
+        query: verb === "GET" ? queryOf(url, query) : undefined,
+        outlivesClient: headers["x-request-disconnect-disabled"] === "?1"
+      }
+    },
+    call: (call, body) => {
+      const payload = payloadOf(call, body)
+      return payload === unparsable
+        ? Effect.succeed(notJson(call.context.requestId))
+        : answering.call(call.endpoint, call.context, payload)
+    },
+    stream: (call, body) => {
+      const { context, endpoint } = call
+      const { requestId } = context
+      const payload = payloadOf(call, body)
+      if (payload === unparsable) return Effect.succeed(notJson(requestId))
+      const frames = call.frames!
+      const flow = Outlet.open(answering.stream(endpoint, context, payload, frames), {
+        deployment: endpoint.deployment,
+        heartbeat: frames.heartbeat,
+        patience,
+        fail: (reason) =>
+          ofServeError(
+            endpoint,
+            because(() => reason),
+            requestId
+          )
+      })
+      return Effect.match(flow, {
+        onFailure: (reply) => reply,
+        onSuccess: (body): Reply => ({
+          status: 200,
+          body,
+          contentType: frames.contentType,
+          requestId,
+          headers: streaming
+        })
+      })
     },
     contextFor: (context, headers) => {
       const withRequest = Context.add(services, RequestContext, context)
@@ -149,6 +270,10 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       })
     },
     tooLarge,
+    tooSlow: (requestId) => ({
+      ...problem(408, "RequestTimeout", `The body must be there within ${Duration.format(receiveTimeout)}`, requestId),
+      close: true
+    }),
     unreadable,
     unavailable,
     clientLeft,
@@ -191,7 +316,9 @@ const contextOf = (headers: Incoming, requestId: string, route: string, now: num
     tenant,
     route,
     modelId: undefined,
-    sessionId: undefined
+    sessionId: undefined,
+    principal: undefined,
+    lastEventId: typeof headers["last-event-id"] === "string" ? headers["last-event-id"] : undefined
   })
 }
 
@@ -207,12 +334,38 @@ const parse = (body: string): unknown => {
   }
 }
 
-const isJson = (headers: Incoming): boolean => {
-  const type = headers["content-type"]
-  return type === "application/json" || (typeof type === "string" && JSON_TYPE.test(type))
+/** Whether a body is read before the method is called, and not by it. */
+export const isWhole = ({ form }: Route["takes"]): boolean => form !== "upload" && form !== "multipart"
+
+const mayBe = ({ takes }: Route, type: Incoming[string]): boolean => {
+  if (takes.form === "json") return type === "application/json" || (typeof type === "string" && JSON_TYPE.test(type))
+  if (takes.contentTypes.length === 0) return true
+  if (typeof type !== "string") return false
+  const semicolon = type.indexOf(";")
+  const name = (semicolon === -1 ? type : type.slice(0, semicolon)).trim().toLowerCase()
+  return takes.contentTypes.some((taken) =>
+    taken.endsWith("/*") ? name.startsWith(taken.slice(0, -1)) : name === taken.toLowerCase()
+  )
 }
 
 const JSON_TYPE = /^application\/json\s*(;\s*charset="?utf-?8"?\s*)?$/i
+
+// A browser's EventSource can send nothing but a GET, so a method whose stream it can read takes its payload from the URL too. The
+// header keeps other elements of a foreign page from calling it.
+const takesGet = ({ gives, stream, takes }: Route) =>
+  stream && takes.form === "json" && (gives.form === "json" || gives.form === "event")
+
+const isEventSource = (endpoint: Route, { accept }: Incoming) =>
+  takesGet(endpoint) && typeof accept === "string" && accept.includes("text/event-stream")
+
+const queryOf = (url: string, question: number): string =>
+  question === -1 ? "" : (new URLSearchParams(url.slice(question)).get("payload") ?? "")
+
+const notAcceptable = (requestId: string): Reply =>
+  problem(406, "NotAcceptable", "Accept text/event-stream or application/x-ndjson", requestId)
+
+// Between us and the client nobody is to keep, change or hold back what has been sent.
+const streaming = { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
 
 const clientLeft = (endpoint: Route, requestId: string): Effect.Effect<void> =>
   Effect.annotateLogs(Effect.logInfo(`The client of ${endpoint.deployment}.${endpoint.method} left`), {
@@ -241,5 +394,5 @@ const unreadable = (requestId: string): Reply => ({
 
 const wrongVerb = (requestId: string, allow: string): Reply => ({
   ...problem(405, "MethodNotAllowed", `Use ${allow}`, requestId),
-  allow
+  headers: { allow }
 })

@@ -3,10 +3,11 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, Schema, SchemaIssue } from "effect"
+import { Context, Effect, Schema, SchemaAST, type SchemaIssue, type Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
 import * as SchemaParser from "effect/SchemaParser"
+import { markOf } from "../core/HttpSchema.ts"
 import type * as Deployment from "../deployment/Deployment.ts"
 import * as Handle from "../deployment/Handle.ts"
 import * as Status from "./Status.ts"
@@ -29,6 +30,29 @@ export type Services<R extends Routes> = {
   [Prefix in keyof R]: Context.Service.Identifier<R[Prefix]> | Rpc.ServicesServer<R[Prefix]["methods"][number]>
 }[keyof R]
 
+/**
+ * How the body of a request becomes a payload: parsed as JSON, whole as it is, or read by the handler as it comes. `contentTypes` are those
+ * that a client may send; none means any.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Takes {
+  readonly form: "json" | "text" | "bytes" | "upload" | "multipart"
+  readonly contentTypes: ReadonlyArray<string>
+}
+
+/**
+ * What the body of an answer is made of: JSON values, or text or bytes as they are.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Gives {
+  readonly form: "json" | "text" | "bytes" | "event"
+  readonly contentType: string
+}
+
 type Codec = (input: unknown) => Effect.Effect<unknown, SchemaIssue.Issue>
 
 /**
@@ -42,6 +66,9 @@ export interface Route {
   readonly deployment: string
   readonly method: string
   readonly stream: boolean
+  readonly takes: Takes
+  /** The answer, or each element of a stream. */
+  readonly gives: Gives
   /** The status of a failure, whether the runtime's or the method's own. */
   readonly statusOf: (error: unknown) => number
 }
@@ -53,7 +80,8 @@ export interface Route {
  * @since 0.1.0
  */
 export interface Endpoint extends Route {
-  readonly call: (payload: unknown) => Effect.Effect<unknown, unknown>
+  readonly rpc: Rpc.AnyWithProps
+  readonly call: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
   readonly decodePayload: Codec
   readonly encodeSuccess: Codec
   readonly encodeError: Codec
@@ -137,14 +165,54 @@ const makeEndpoint = (
   rpc: Rpc.AnyWithProps,
   call: Endpoint["call"],
   choices: Status.Choices
-): Endpoint => ({
-  path: withSlash(prefix) + encodeURIComponent(rpc._tag),
-  deployment,
-  method: rpc._tag,
-  stream: RpcSchema.isStreamSchema(rpc.successSchema),
-  call,
-  decodePayload: SchemaParser.decodeUnknownEffect(Schema.toCodecJson(rpc.payloadSchema)) as Codec,
-  encodeSuccess: SchemaParser.encodeUnknownEffect(Schema.toCodecJson(rpc.successSchema)) as Codec,
-  encodeError: SchemaParser.encodeUnknownEffect(Schema.toCodecJson(rpc.errorSchema)) as Codec,
-  statusOf: Status.ofFailure(rpc.errorSchema, choices)
-})
+): Endpoint => {
+  const { payloadSchema } = rpc
+  const streaming = RpcSchema.isStreamSchema(rpc.successSchema) ? rpc.successSchema : undefined
+  const success: Schema.Top = streaming?.success ?? rpc.successSchema
+  const error: Schema.Top = streaming === undefined ? rpc.errorSchema : Schema.Union([streaming.error, rpc.errorSchema])
+  const takes = takesOf(payloadSchema.ast)
+  const gives = givesOf(success.ast)
+  return {
+    path: withSlash(prefix) + encodeURIComponent(rpc._tag),
+    deployment,
+    method: rpc._tag,
+    stream: streaming !== undefined,
+    takes,
+    gives,
+    rpc,
+    call,
+    decodePayload: SchemaParser.decodeUnknownEffect(
+      takes.form === "json" ? Schema.toCodecJson(payloadSchema) : payloadSchema
+    ) as Codec,
+    encodeSuccess: SchemaParser.encodeUnknownEffect(isJson(gives) ? Schema.toCodecJson(success) : success) as Codec,
+    encodeError: SchemaParser.encodeUnknownEffect(Schema.toCodecJson(error)) as Codec,
+    statusOf: Status.ofFailure(error, choices)
+  }
+}
+
+const isJson = ({ form }: Gives) => form === "json" || form === "event"
+
+const takesOf = (ast: SchemaAST.AST): Takes => {
+  const mark = markOf(ast)
+  if (mark?._tag === "Upload") return { form: "upload", contentTypes: mark.contentTypes }
+  if (mark?._tag === "Multipart") return { form: "multipart", contentTypes: ["multipart/form-data"] }
+  const { _tag, contentType } = encodingOf(ast) ?? json
+  if (_tag === "Uint8Array") return { form: "bytes", contentTypes: ifSaid(contentType) }
+  if (_tag === "Text") return { form: "text", contentTypes: [contentType] }
+  return { form: "json", contentTypes: ["application/json"] }
+}
+
+/** What effect's `HttpApiSchema.asUint8Array` and its like write on a schema. */
+const encodingOf = SchemaAST.resolveAt<{ readonly _tag: string; readonly contentType: string }>("~httpApiEncoding")
+const json = { _tag: "Json", contentType: "application/json" }
+
+// It is what a schema has that says nothing more.
+const ifSaid = (contentType: string) => (contentType === "application/octet-stream" ? [] : [contentType])
+
+const givesOf = (ast: SchemaAST.AST): Gives => {
+  if (markOf(ast)?._tag === "Event") return { form: "event", contentType: "application/json" }
+  const { _tag, contentType } = encodingOf(ast) ?? json
+  if (_tag === "Uint8Array") return { form: "bytes", contentType }
+  if (_tag === "Text") return { form: "text", contentType }
+  return { form: "json", contentType: "application/json" }
+}

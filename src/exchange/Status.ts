@@ -31,7 +31,9 @@ const table: Record<Reason["_tag"], (reason: never, choices: Choices) => number>
   WorkerCrashed: () => 500,
   BatchContract: () => 500,
   ItemTooLarge: () => 413,
-  SlowConsumer: () => 500,
+  SlowConsumer: () => CLIENT_CLOSED_REQUEST,
+  BadUpload: ({ why }: Extract<Reason, { _tag: "BadUpload" }>) =>
+    ({ tooLarge: 413, malformed: 400, stalled: 408, brokenOff: CLIENT_CLOSED_REQUEST })[why],
   TransportError: () => 502
 }
 

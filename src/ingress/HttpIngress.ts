@@ -1,21 +1,22 @@
 /**
- * Deployments over HTTP: `POST {prefix}/{method}`, JSON in and JSON out, both checked by the method's schemas.
+ * Deployments over HTTP: `POST {prefix}/{method}`, JSON in and JSON out, both checked by the method's schemas. A stream method
+ * answers with server-sent events, or with lines of JSON; see `HttpSchema` for other bodies.
  *
  * `layerNode` owns its server and has the fast path; `layer` runs on any Effect `HttpServer`, and `layerRouter` adds the
  * routes to your own `HttpRouter`. All of them also answer `GET /-/healthz` and `GET /-/routes`.
  *
  * @since 0.1.0
  */
-import { ByteSize, Context, Duration, Effect, Layer, Schema } from "effect"
-import { HttpIncomingMessage, HttpRouter, type HttpServer, HttpServerRequest, HttpServerResponse } from "effect/http"
+import { Context, Duration, Effect, Layer, Schema } from "effect"
+import { HttpRouter, type HttpServer } from "effect/http"
 import { count, decode, orElse, Time } from "../core/Options.ts"
 import * as Handle from "../deployment/Handle.ts"
 import * as Answer from "../exchange/Answer.ts"
 import * as Exchange from "../exchange/Exchange.ts"
+import * as EffectServer from "./EffectServer.ts"
 import * as NodeServer from "./NodeServer.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
 import * as RouteTable from "../exchange/RouteTable.ts"
-import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
 import * as Tally from "../exchange/Tally.ts"
 import * as ThreadServer from "./ThreadServer.ts"
 
@@ -31,6 +32,19 @@ export type { Routes, Services } from "../exchange/RouteTable.ts"
 export const Options = Schema.Struct({
   /** Bytes that the body of a request may have; more are answered with 413. Default `1048576` (1 MiB). */
   maxBodySize: count(0).pipe(Schema.withDecodingDefaultTypeKey(orElse(1024 * 1024))),
+  /** Bytes that a body may have that a handler reads as it comes (`HttpSchema.Upload`). Default `1073741824` (1 GiB). */
+  maxUploadSize: count(0).pipe(Schema.withDecodingDefaultTypeKey(orElse(1024 ** 3))),
+  /** Time in which a body must be there, or the next piece of an upload. Default `"30 seconds"`. */
+  receiveTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(30)))),
+  /** Time for which a stream may be quiet before a server-sent comment says that it is alive. `Infinity` for none. Default `"15 seconds"`. */
+  heartbeatInterval: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(15)))),
+  /**
+   * Time for which a client may take nothing of what waits for it, before its connection is closed and its stream ends (`SlowConsumer`).
+   * Taken is what the system's buffers have room for, which may be megabytes in one go. Default `"10 seconds"`.
+   */
+  stallTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10)))),
+  /** Time in which a stream must give its next element, or else fails with `DeadlineExceeded`. Default `Infinity`. */
+  streamIdleTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.infinity))),
   /** Status for a request that a deployment refuses (`QueueFull`, `Shed`, `Unavailable`), 503 or 429. Default `503`. */
   refusalStatus: Schema.Literals([503, 429]).pipe(Schema.withDecodingDefaultTypeKey(orElse(503 as const))),
   /** Status for a request whose deadline passed, 504 or 408. Default `504`. */
@@ -68,10 +82,8 @@ export const NodeOptions = Schema.Struct({
   maxConnections: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(10_000))),
   /** Time in which the headers must be there. Default `"10 seconds"`. */
   headersTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10)))),
-  /** Time in which the headers and the body must be there. Default `"30 seconds"`. */
-  receiveTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(30)))),
-  /** Time that a connection may be idle between two requests, or before it takes more of an answer. Default `"60 seconds"`. */
-  idleTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(60)))),
+  /** Time that a connection may be idle between two requests. Default `"90 seconds"`. */
+  keepAliveTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(90)))),
   /** Time that open requests get to finish at shutdown. Default `"20 seconds"`. */
   gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))
 })
@@ -137,8 +149,10 @@ export const layerNode = <const R extends RouteTable.Routes>(
     })
   ).pipe(Layer.provide(gateFor(options)))
 
+const answering = { call: Answer.ofCall, stream: Answer.ofStream }
+
 const serveHere = Effect.fnUntraced(function* (table: RouteTable.RouteTable, bounds: typeof NodeOptions.Type) {
-  const exchange = yield* Exchange.make(table, bounds.maxBodySize, Answer.ofCall)
+  const exchange = yield* Exchange.make(table, bounds, answering)
   return yield* NodeServer.serve(exchange, bounds, yield* Tally.make)
 })
 
@@ -178,9 +192,9 @@ const addTo = <R extends RouteTable.Routes>(
   Layer.effectDiscard(
     Effect.gen(function* () {
       const chosen = yield* decode(Options, options, "HttpIngress")
-      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, chosen), chosen.maxBodySize, Answer.ofCall)
+      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, chosen), chosen, answering)
       yield* Effect.addFinalizer(() => Effect.sync(exchange.drain))
-      const handler = serveOne(exchange, chosen.maxBodySize, yield* Tally.make)
+      const handler = EffectServer.handler(exchange, chosen, yield* Tally.make)
       const router = yield* HttpRouter.HttpRouter
       yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
     })
@@ -189,48 +203,3 @@ const addTo = <R extends RouteTable.Routes>(
 // Given as a layer, one gate serves all the ingresses of an application: they share its event loop.
 const gateFor = ({ processGate }: typeof Options.Encoded) =>
   processGate === false ? ProcessGate.layerNoop : ProcessGate.layer
-
-const serveOne = (
-  exchange: Exchange.Exchange<RouteTable.Endpoint>,
-  maxBodySize: number,
-  count: (route: string, status: number) => void
-) =>
-  Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
-    const opening = exchange.open(request.method, request.url, request.headers)
-    if (opening._tag === "Answer") {
-      count(opening.route, opening.reply.status)
-      return toResponse(opening.reply)
-    }
-    const { context, endpoint } = opening
-    const reply = yield* request.text.pipe(
-      Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodySize)),
-      Effect.matchEffect({
-        onFailure: ({ reason }) =>
-          Effect.succeed(
-            reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
-              ? exchange.tooLarge(context.requestId)
-              : exchange.unreadable(context.requestId)
-          ),
-        onSuccess: (body) => exchange.call(endpoint, context, body)
-      }),
-      Effect.onInterrupt(() => {
-        count(endpoint.path, CLIENT_CLOSED_REQUEST)
-        return exchange.clientLeft(endpoint, context.requestId)
-      }),
-      Effect.provideContext(exchange.contextFor(context, request.headers))
-    )
-    count(endpoint.path, reply.status)
-    return toResponse(reply)
-  })
-
-const toResponse = (reply: Answer.Reply) =>
-  HttpServerResponse.text(reply.body, {
-    status: reply.status,
-    contentType: reply.contentType,
-    headers: {
-      "x-request-id": reply.requestId,
-      ...(reply.allow === undefined ? {} : { allow: reply.allow }),
-      ...(reply.retryAfter === undefined ? {} : { "retry-after": String(reply.retryAfter) }),
-      ...(reply.close === true ? { connection: "close" } : {})
-    }
-  })

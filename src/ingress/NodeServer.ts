@@ -1,19 +1,15 @@
 /**
- * The ingress on a `node:http` server of its own: the hot path from a socket to a handle and back.
- *
- * Between the parser of Node and the fiber of the request there is one map look-up, and the body is read from Node's
- * request directly.
+ * The ingress on a `node:http` server of its own: where it listens, what it takes at most, and how it stops.
  *
  * @since 0.1.0
  */
-import { Duration, Effect, type Fiber, Schema, type Scope } from "effect"
+import { Clock, Duration, Effect, type Fiber, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import type { AddressInfo } from "node:net"
-import type { Reply } from "../exchange/Answer.ts"
 import type { Exchange } from "../exchange/Exchange.ts"
 import type { Route } from "../exchange/RouteTable.ts"
-import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
 import type { Count } from "../exchange/Tally.ts"
+import { Conversation } from "./Conversation.ts"
 
 /**
  * Where the server listens, and the bounds of what it takes from the network.
@@ -29,7 +25,8 @@ export interface Bounds {
   readonly maxConnections: number
   readonly headersTimeout: Duration.Duration
   readonly receiveTimeout: Duration.Duration
-  readonly idleTimeout: Duration.Duration
+  readonly keepAliveTimeout: Duration.Duration
+  readonly stallTimeout: Duration.Duration
   readonly gracefulShutdownTimeout: Duration.Duration
 }
 
@@ -54,18 +51,41 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   bounds: Bounds,
   count: Count
 ): Effect.fn.Return<AddressInfo, ListenFailed, Scope.Scope> {
+  const clock = yield* Clock.Clock
   const open = new OpenRequests()
-  const onRequest = listener(exchange, bounds, open, count)
+  const now = () => clock.currentTimeMillisUnsafe()
+  const bodies = new Bodies(Duration.toMillis(bounds.receiveTimeout), now)
+  yield* Effect.forkScoped(
+    Effect.forever(
+      Effect.andThen(
+        Effect.sleep("1 second"),
+        Effect.sync(() => bodies.look())
+      )
+    )
+  )
+  const desk = {
+    exchange,
+    count,
+    open,
+    bodies,
+    maxBodySize: bounds.maxBodySize,
+    stallTimeout: Duration.toMillis(bounds.stallTimeout),
+    now
+  }
   const server = Http.createServer({
     maxHeaderSize: bounds.maxHeaderSize,
     headersTimeout: Duration.toMillis(bounds.headersTimeout),
-    requestTimeout: Duration.toMillis(bounds.receiveTimeout),
-    keepAliveTimeout: Duration.toMillis(bounds.idleTimeout),
+    // How long a body may take depends on its method, so `Bodies` looks after that.
+    requestTimeout: 0,
+    keepAliveTimeout: Duration.toMillis(bounds.keepAliveTimeout),
     connectionsCheckingInterval: 1000
   })
   server.maxConnections = bounds.maxConnections
-  server.on("request", (request, response) => onRequest(request, response, false))
-  server.on("checkContinue", (request, response) => onRequest(request, response, true))
+  server.on("request", (request, response) => new Conversation(desk, request, response).begin())
+  server.on("checkContinue", (request, response) => {
+    response.writeContinue()
+    new Conversation(desk, request, response).begin()
+  })
   yield* Effect.acquireRelease(listen(server, bounds), () =>
     Effect.sync(() => exchange.drain()).pipe(
       Effect.andThen(open.finish(bounds.gracefulShutdownTimeout)),
@@ -92,19 +112,20 @@ const close = (server: Http.Server) =>
   })
 
 /** The requests that have not been answered, and the fibers that work on them. */
-class OpenRequests {
+export class OpenRequests {
   private count = 0
-  private readonly fibers = new Set<Fiber.Fiber<Reply>>()
+  private readonly fibers = new Set<Fiber.Fiber<unknown>>()
   private onNone: (() => void) | undefined = undefined
 
-  begin(response: Http.ServerResponse): void {
+  begin(): void {
     this.count++
-    response.on("close", () => {
-      if (--this.count === 0) this.onNone?.()
-    })
   }
 
-  add(fiber: Fiber.Fiber<Reply>): void {
+  end(): void {
+    if (--this.count === 0) this.onNone?.()
+  }
+
+  add(fiber: Fiber.Fiber<unknown>): void {
     this.fibers.add(fiber)
     fiber.addObserver(() => this.fibers.delete(fiber))
   }
@@ -125,78 +146,33 @@ class OpenRequests {
   }
 }
 
-const listener =
-  <R extends Route>(exchange: Exchange<R>, bounds: Bounds, open: OpenRequests, count: Count) =>
-  (request: Http.IncomingMessage, response: Http.ServerResponse, expectsContinue: boolean): void => {
-    open.begin(response)
-    const send = (reply: Reply) => write(request, response, reply, bounds.idleTimeout)
-    const opening = exchange.open(request.method!, request.url!, request.headers)
-    if (opening._tag === "Answer") {
-      count(opening.route, opening.reply.status)
-      return send(opening.reply)
-    }
-    const { context, endpoint } = opening
-    const run = <A>(effect: Effect.Effect<A>) =>
-      Effect.runForkWith(exchange.contextFor(context, request.headers))(effect)
-    const finish = (reply: Reply) => {
-      count(endpoint.path, response.destroyed ? CLIENT_CLOSED_REQUEST : reply.status)
-      if (response.destroyed) run(exchange.clientLeft(endpoint, context.requestId))
-      else send(reply)
-    }
-    if (expectsContinue) response.writeContinue()
-    readBody(request, bounds.maxBodySize, (body) => {
-      if (body === undefined) return finish(exchange.tooLarge(context.requestId))
-      const fiber = run(exchange.call(endpoint, context, body))
-      const exit = fiber.pollUnsafe()
-      if (exit?._tag === "Success") return finish(exit.value)
-      open.add(fiber)
-      response.on("close", () => {
-        if (!response.writableEnded) fiber.interruptUnsafe()
-      })
-      fiber.addObserver((exit) => {
-        finish(exit._tag === "Success" ? exit.value : exchange.unavailable(endpoint, context.requestId))
-      })
-    })
+/** The bodies that have begun to come, the oldest first. One that takes too long is given up, within a second. */
+export class Bodies {
+  private readonly waiting = new Map<() => void, number>()
+  private readonly timeout: number
+  private readonly now: () => number
+
+  /** Both are in milliseconds. */
+  constructor(timeout: number, now: () => number) {
+    this.timeout = timeout
+    this.now = now
   }
 
-/** Calls back with the body as text, or with `undefined` as soon as it has more than `maxSize` bytes. */
-const readBody = (request: Http.IncomingMessage, maxSize: number, done: (body: string | undefined) => void): void => {
-  let first: Buffer | undefined
-  let rest: Array<Buffer> | undefined
-  let size = 0
-  const onData = (chunk: Buffer) => {
-    size += chunk.length
-    if (size > maxSize) {
-      request.off("data", onData)
-      request.off("end", onEnd)
-      return done(undefined)
-    }
-    if (first === undefined) first = chunk
-    else (rest ??= [first]).push(chunk)
+  begin(giveUp: () => void): void {
+    this.waiting.set(giveUp, this.now() + this.timeout)
   }
-  const onEnd = () => done(rest === undefined ? (first?.toString() ?? "") : Buffer.concat(rest, size).toString())
-  request.on("data", onData)
-  request.on("end", onEnd)
-}
 
-const write = (
-  request: Http.IncomingMessage,
-  response: Http.ServerResponse,
-  reply: Reply,
-  idleTimeout: Duration.Duration
-): void => {
-  const headers: Record<string, string | number> = {
-    "content-type": reply.contentType,
-    "content-length": Buffer.byteLength(reply.body),
-    "x-request-id": reply.requestId
+  end(giveUp: () => void): void {
+    this.waiting.delete(giveUp)
   }
-  if (reply.allow !== undefined) headers["allow"] = reply.allow
-  if (reply.retryAfter !== undefined) headers["retry-after"] = reply.retryAfter
-  if (reply.close === true) headers["connection"] = "close"
-  response.writeHead(reply.status, headers)
-  response.end(reply.body)
-  // More than the kernel takes: the client has to read, or lose the connection.
-  if (response.writableLength > 0) response.setTimeout(Duration.toMillis(idleTimeout), () => response.destroy())
-  // What is left of a body that nobody reads would keep the connection from its next request.
-  if (!request.complete) request.resume()
+
+  /** Gives up those whose time is over. */
+  look(): void {
+    const now = this.now()
+    for (const [giveUp, until] of this.waiting) {
+      if (until > now) return
+      this.waiting.delete(giveUp)
+      giveUp()
+    }
+  }
 }

@@ -6,10 +6,10 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, type Scope } from "effect"
+import { Duration, Effect, Schema, type Scope, Stream } from "effect"
 import { Rpc } from "effect/rpc"
-import { Schema } from "effect"
 import type { AddressInfo } from "node:net"
+import type { Body } from "../core/HttpSchema.ts"
 import { RequestContext } from "../core/RequestContext.ts"
 import type { DeploymentOptions } from "../deployment/DeploymentOptions.ts"
 import * as Handle from "../deployment/Handle.ts"
@@ -20,6 +20,8 @@ import * as Telemetry from "../wire/Telemetry.ts"
 import { resolveModule } from "../core/ModuleFile.ts"
 import * as Answer from "../exchange/Answer.ts"
 import { type Bounds, ListenFailed } from "./NodeServer.ts"
+import { isWhole } from "../exchange/Exchange.ts"
+import { type Frames, named } from "../exchange/Frames.ts"
 import type { Endpoint, Route, RouteTable } from "../exchange/RouteTable.ts"
 import type * as Status from "../exchange/Status.ts"
 
@@ -45,8 +47,39 @@ export interface ServerData {
   readonly ready: SharedArrayBuffer
 }
 
-/** How a body and its answer travel: as they are. */
-export const plain = MethodCodec.make(Rpc.make("answer", { payload: Schema.Any, success: Schema.Any }))
+/** How a payload and its answer travel: as they are. */
+const plain = Rpc.make("answer", { payload: Schema.Any, success: Schema.Any })
+/** The same for a stream, whose failure is an answer too. */
+const plainStream = Rpc.make("stream", { payload: Schema.Any, success: Schema.Any, error: Schema.Any, stream: true })
+
+/** How the calls of a method travel. */
+export const codecOf = ({ stream }: Route | Omit<Route, "statusOf">) => MethodCodec.make(stream ? plainStream : plain)
+
+/** The method by which the app reads a body that is still coming, from its number. */
+export const body = { target: "body", codec: MethodCodec.make(plainStream) }
+
+/**
+ * What stands for a body that is still coming.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SentBody {
+  readonly id: number
+  /** Of a form. */
+  readonly contentType: string | undefined
+}
+
+/**
+ * A call of a stream method, and the form that its elements are to have.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface SentStream {
+  readonly payload: unknown
+  readonly frames: Frames["name"]
+}
 
 /** Serves until the scope closes, as `NodeServer` does. Returns its address. */
 export const serve = Effect.fnUntraced(function* (
@@ -74,8 +107,9 @@ export const serve = Effect.fnUntraced(function* (
   })
   const fork = Effect.runForkWith(context)
   thread.onLoss = (why) => fork(Effect.logFatal(`The thread of the ingress ended ${why}. Nothing is served any more.`))
+  const read = thread.link.method(body.target, body.codec) as (id: unknown) => Body
   for (const endpoint of table.endpoints)
-    thread.link.served.set(endpoint.path, { codec: plain, run: answer(endpoint), context })
+    thread.link.served.set(endpoint.path, { codec: codecOf(endpoint), run: answer(endpoint, read), context })
   return yield* Effect.catch(thread.ready, (why) =>
     why instanceof Object
       ? Effect.fail(new ListenFailed(why as ListenFailed))
@@ -83,8 +117,23 @@ export const serve = Effect.fnUntraced(function* (
   ) as Effect.Effect<AddressInfo, ListenFailed>
 })
 
-const answer = (endpoint: Endpoint) => (payload: unknown) =>
-  Effect.flatMap(RequestContext, (request) => Answer.ofCall(endpoint, request, payload))
+const answer = (endpoint: Endpoint, read: (id: unknown) => Body) => {
+  const whole = (sent: unknown) => {
+    if (isWhole(endpoint.takes)) return sent
+    const { contentType, id } = sent as SentBody
+    return contentType === undefined ? read(id) : { body: read(id), contentType }
+  }
+  return (sent: unknown) => {
+    if (!endpoint.stream) {
+      return Effect.flatMap(RequestContext, (request) => Answer.ofCall(endpoint, request, whole(sent)))
+    }
+    const { frames, payload } = sent as SentStream
+    const form = named(frames, endpoint.gives)
+    return Stream.unwrap(
+      Effect.map(RequestContext, (request) => Answer.ofStream(endpoint, request, whole(payload), form))
+    )
+  }
+}
 
 const dataOf = Effect.fnUntraced(function* (
   table: RouteTable,
@@ -94,7 +143,14 @@ const dataOf = Effect.fnUntraced(function* (
 ) {
   const { processGate, refusalStatus, timeoutStatus, ...bounds } = options
   const data: ServerData = {
-    routes: table.endpoints.map(({ deployment, method, path, stream }) => ({ deployment, method, path, stream })),
+    routes: table.endpoints.map(({ deployment, gives, method, path, stream, takes }) => ({
+      deployment,
+      gives,
+      method,
+      path,
+      stream,
+      takes
+    })),
     deployments: yield* Effect.forEach(handles, ([name, handle]) =>
       Effect.map(Handle.stateOf(handle), (state) => ({ name, options: optionsOf(state) }))
     ),

@@ -1,10 +1,13 @@
 /**
  * The thread of an ingress: its server, and a router for each deployment, before an app that may be blocked.
  */
-import { Cause, Effect, Option, Schema } from "effect"
+import { Cause, Context, Effect, Option, Schema, Stream } from "effect"
 import { Rpc } from "effect/rpc"
 import { workerData } from "node:worker_threads"
+import type { Body } from "../core/HttpSchema.ts"
 import { decode } from "../core/Options.ts"
+import type { RequestContext } from "../core/RequestContext.ts"
+import { ServeError } from "../core/ServeError.ts"
 import { type DeploymentOptions, Options } from "../deployment/DeploymentOptions.ts"
 import * as Handle from "../deployment/Handle.ts"
 import * as LoopReplica from "../replica/LoopReplica.ts"
@@ -15,30 +18,40 @@ import * as ThreadEnd from "../wire/ThreadEnd.ts"
 import * as Answer from "../exchange/Answer.ts"
 import * as Exchange from "../exchange/Exchange.ts"
 import { type Bounds, ListenFailed, serve } from "./NodeServer.ts"
+import type { Piece } from "../exchange/Outlet.ts"
+import type { Form } from "../exchange/Payload.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
 import { of, type Route } from "../exchange/RouteTable.ts"
 import * as Status from "../exchange/Status.ts"
 import * as Tally from "../exchange/Tally.ts"
-import { plain, type ServerData } from "./ThreadServer.ts"
+import { body, codecOf, type SentBody, type SentStream, type ServerData } from "./ThreadServer.ts"
 
 const data = workerData as ServerData & Start
 const end = ThreadEnd.open(data)
 
 interface Endpoint extends Route {
-  readonly call: (payload: unknown) => Effect.Effect<unknown, unknown>
+  readonly call: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
 }
+
+const bodies = new Map<number, Body>()
+let lastBody = 0
+end.link.served.set(body.target, {
+  codec: body.codec,
+  context: Context.empty(),
+  run: (id) => bodies.get(id as number) ?? Effect.die(new Error("The body has been read"))
+})
 
 /** The methods of a deployment, through a router whose one replica is the app. */
 const handle = Effect.fnUntraced(function* (deployment: string, written: DeploymentOptions) {
   const options = yield* decode(Options, written, `deployment "${deployment}"`)
   const routes = data.routes.filter((route) => route.deployment === deployment)
-  const build = Effect.succeed(routes.map(({ path }) => end.link.method(path, plain)))
+  const build = Effect.succeed(routes.map((route) => end.link.method(route.path, codecOf(route))))
   const methods = routes.map(({ method }) => method)
   const app = LoopReplica.make({ id: `${deployment}#app`, methods, permits: options.maxOngoingRequests, build })
   const replicas = options.replicas === 0 ? [] : [yield* app]
   const router = yield* Router.make({ ...options, deployment, methods, replicas })
   const handle = Handle.make(
-    routes.map(({ path }) => Rpc.make(path, { payload: Schema.Any, success: Schema.Any })),
+    routes.map(({ path, stream }) => Rpc.make(path, { payload: Schema.Any, success: Schema.Any, stream })),
     router,
     options
   )
@@ -46,17 +59,65 @@ const handle = Effect.fnUntraced(function* (deployment: string, written: Deploym
   return routes.map((route): Endpoint => ({ ...route, statusOf, call: handle[route.path] }))
 })
 
-const answer = (endpoint: Endpoint, context: Parameters<typeof Answer.ofFailure>[1], payload: unknown) =>
-  Effect.matchCauseEffect(endpoint.call(payload) as Effect.Effect<Answer.Reply, unknown>, {
-    onFailure: (cause) => Answer.ofFailure(endpoint, context, cause),
-    onSuccess: Effect.succeed
-  })
+/** Keeps a body that is still coming for as long as the call lasts that may read it, which gets its number. */
+const withBody = <A>(
+  endpoint: Endpoint,
+  payload: unknown,
+  bracket: (acquire: Effect.Effect<unknown>, release: Effect.Effect<void>) => A
+): A => {
+  if (Exchange.isWhole(endpoint.takes)) return bracket(Effect.succeed(payload), Effect.void)
+  const id = lastBody++
+  const { body, contentType } = Stream.isStream(payload)
+    ? { body: payload as Body, contentType: undefined }
+    : (payload as Form)
+  return bracket(
+    Effect.sync((): SentBody => {
+      bodies.set(id, body)
+      return { id, contentType }
+    }),
+    Effect.sync(() => void bodies.delete(id))
+  )
+}
+
+const answering: Exchange.Answering<Endpoint> = {
+  call: (endpoint, context, payload) =>
+    withBody(endpoint, payload, (acquire, release) =>
+      Effect.matchCauseEffect(
+        Effect.ensuring(
+          Effect.flatMap(acquire, (sent) => endpoint.call(sent) as Effect.Effect<Answer.Reply, unknown>),
+          release
+        ),
+        { onFailure: (cause) => Answer.ofFailure(endpoint, context, cause), onSuccess: Effect.succeed }
+      )
+    ),
+  stream: (endpoint, context, payload, { name }) =>
+    withBody(endpoint, payload, (acquire, release) => {
+      const stream = Effect.map(acquire, (payload) => {
+        const sent: SentStream = { payload, frames: name }
+        return endpoint.call(sent) as Stream.Stream<Piece, unknown>
+      })
+      return Stream.unwrap(stream).pipe(
+        Stream.ensuring(release),
+        Stream.catchCause((cause) =>
+          Stream.fromEffect(Effect.flatMap(failureOf(endpoint, context, cause), Effect.fail))
+        )
+      )
+    })
+}
+
+/** The answer to a failure: the app's own, or one of this thread. */
+const failureOf = (endpoint: Endpoint, context: RequestContext, cause: Cause.Cause<unknown>) => {
+  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
+  return error === undefined || error instanceof ServeError
+    ? Answer.ofFailure(endpoint, context, cause)
+    : Effect.succeed(error as Answer.Reply)
+}
 
 const program = Effect.gen(function* () {
   const endpoints = (yield* Effect.forEach(data.deployments, ({ name, options }) => handle(name, options))).flat()
   const ready = new Int32Array(data.ready)
   const table = of(endpoints, () => Atomics.load(ready, 0) === 1)
-  const exchange = yield* Exchange.make(table, Number(data.bounds.maxBodySize), answer)
+  const exchange = yield* Exchange.make(table, data.bounds as unknown as Exchange.Bounds, answering)
   const address = yield* serve(exchange, data.bounds as unknown as Bounds, yield* Tally.make)
   const report = Effect.map(Telemetry.metrics, (metrics) => end.link.note("metrics", metrics))
   yield* Effect.forkScoped(Effect.forever(Effect.andThen(report, Effect.sleep("1 second"))))

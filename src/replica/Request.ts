@@ -110,7 +110,9 @@ export class Request {
       tenant,
       modelId: options?.modelId ?? outer.modelId,
       sessionId: options?.sessionId ?? outer.sessionId,
-      route: outer.route
+      route: outer.route,
+      principal: outer.principal,
+      lastEventId: outer.lastEventId
     }
   }
 }

@@ -35,7 +35,9 @@ export const arrive = (crossing: Crossing, clock: Clock.Clock): RequestContext =
   tenant: crossing.tenant,
   modelId: crossing.modelId,
   sessionId: crossing.sessionId,
-  route: crossing.route
+  route: crossing.route,
+  principal: crossing.principal,
+  lastEventId: crossing.lastEventId
 })
 
 /** By how much the wall clock is ahead of another one. */

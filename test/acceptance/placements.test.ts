@@ -296,7 +296,7 @@ for (const isolation of ["loop", "thread"] as const) {
             const { seen } = yield* Probe
             const said = { priority: "critical", tenant: "t", modelId: "m", sessionId: "s" } as const
             const { millisLeft, requestId, ...rest } = yield* seen(undefined, { ...said, timeout: "3 seconds" })
-            assert.deepStrictEqual(rest, { ...said, route: undefined })
+            assert.deepStrictEqual(rest, { ...said, route: undefined, principal: undefined, lastEventId: undefined })
             assert.isAtMost(millisLeft, 3000)
             assert.isAtLeast(millisLeft, 1500)
             assert.isNotEmpty(requestId)
@@ -314,7 +314,9 @@ for (const isolation of ["loop", "thread"] as const) {
               tenant: "t",
               modelId: "m",
               sessionId: "s",
-              route: "/probe"
+              route: "/probe",
+              principal: { id: "p", claims: { admin: true } },
+              lastEventId: "7"
             }
             const served = Effect.provideService(seen(), RequestContext.RequestContext, outer)
             const { millisLeft, ...rest } = yield* served
@@ -370,7 +372,9 @@ for (const isolation of ["loop", "thread"] as const) {
               tenant: "inner",
               modelId: "m",
               sessionId: "s",
-              route: "/probe"
+              route: "/probe",
+              principal: undefined,
+              lastEventId: undefined
             })
             assert.isAtMost(millisLeft, 5000)
             assert.isAtLeast(millisLeft, 3000)

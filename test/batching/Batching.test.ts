@@ -1764,7 +1764,9 @@ describe("Batching", () => {
             tenant: undefined,
             modelId: "bert",
             sessionId: undefined,
-            route: "/a"
+            route: "/a",
+            principal: undefined,
+            lastEventId: undefined
           }
         )
         assert.deepInclude(yield* runAs({ deadline: 100, priority: "sheddable", tenant: "one" }, { tenant: "one" }), {

@@ -19,6 +19,7 @@ const reasons: { readonly [Tag in ServeError.Reason["_tag"]]: Extract<ServeError
   ItemTooLarge: new ServeError.ItemTooLarge({ size: 600, maxBatchSize: 512 }),
   WorkerCrashed: new ServeError.WorkerCrashed({ exitCode: 137 }),
   SlowConsumer: new ServeError.SlowConsumer({}),
+  BadUpload: new ServeError.BadUpload({ why: "tooLarge", description: "it has more than 10 bytes" }),
   TransportError: new ServeError.TransportError({ description: "connection reset" })
 }
 
@@ -85,6 +86,7 @@ describe("ServeError", () => {
       ItemTooLarge: ["600", "512", "raise maxBatchSize"],
       WorkerCrashed: ["137"],
       SlowConsumer: ["too slow"],
+      BadUpload: ["could not be read", "more than 10 bytes"],
       TransportError: ["connection reset"]
     }
     for (const reason of Object.values(reasons)) {

@@ -14,7 +14,11 @@ const Seen = Schema.Struct({
   tenant: Schema.UndefinedOr(Schema.String),
   modelId: Schema.UndefinedOr(Schema.String),
   sessionId: Schema.UndefinedOr(Schema.String),
-  route: Schema.UndefinedOr(Schema.String)
+  route: Schema.UndefinedOr(Schema.String),
+  principal: Schema.UndefinedOr(
+    Schema.Struct({ id: Schema.String, claims: Schema.optionalKey(Schema.Record(Schema.String, Schema.Boolean)) })
+  ),
+  lastEventId: Schema.UndefinedOr(Schema.String)
 })
 
 /** Another deployment, on the app's loop, for the calls that `Probe` makes. */

@@ -198,7 +198,9 @@ describe("Link", () => {
           tenant: "t",
           modelId: "m",
           sessionId: "s",
-          route: "/"
+          route: "/",
+          principal: { id: "p" },
+          lastEventId: "7"
         }
         const seen: RequestContext.RequestContext = yield* Effect.provideService(
           look(0),

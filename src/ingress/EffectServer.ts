@@ -1,0 +1,188 @@
+/**
+ * The ingress on an Effect `HttpServer`, whichever it is: what `NodeServer` does, in its words.
+ *
+ * @since 0.1.0
+ */
+import { ByteSize, Cause, Clock, Context, Duration, Effect, Exit, Fiber, type Scope, Stream } from "effect"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import { type HttpServerRequest, HttpServerResponse } from "effect/http"
+import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
+import type { Reply } from "../exchange/Answer.ts"
+import { type Bounds, type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
+import { Flow, Outlet, type Piece } from "../exchange/Outlet.ts"
+import type { Route } from "../exchange/RouteTable.ts"
+import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
+import type { Count } from "../exchange/Tally.ts"
+
+/** Makes the handler of all requests. */
+export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, count: Count) =>
+  Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
+    const opening = exchange.open(request.method, request.url, request.headers)
+    if (opening._tag === "Answer") {
+      count(opening.route, opening.reply.status)
+      return toResponse(opening.reply)
+    }
+    const { context, endpoint } = opening
+    const context_ = exchange.contextFor(context, request.headers)
+    const left = Effect.suspend(() => {
+      count(endpoint.path, CLIENT_CLOSED_REQUEST)
+      return exchange.clientLeft(endpoint, context.requestId)
+    })
+    const work = Effect.gen(function* () {
+      const body = yield* Effect.exit(receive(request, opening, bounds, exchange))
+      if (Exit.isFailure(body)) return Cause.squash(body.cause) as Reply
+      return yield* opening.frames === undefined
+        ? exchange.call(opening, body.value)
+        : exchange.stream(opening, body.value)
+    })
+    const reply = yield* withClient(opening, work).pipe(
+      Effect.onInterrupt(() => left),
+      Effect.provideContext(context_ as Context.Context<never>)
+    )
+    if (reply.body instanceof Flow) return yield* streaming(opening, reply, reply.body, bounds, count, left)
+    count(endpoint.path, reply.status)
+    return toResponse(reply)
+  })
+
+/** Work that ends when the client leaves, unless it asked for it to go on. */
+const withClient = <A, E, R>({ outlivesClient }: Call, work: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  outlivesClient ? Effect.flatMap(Effect.forkDetach(work, { startImmediately: true }), Fiber.join) : work
+
+const receive = <R extends Route>(
+  request: HttpServerRequest.HttpServerRequest,
+  call: Call<R>,
+  { maxBodySize, receiveTimeout }: Bounds,
+  exchange: Exchange<R>
+): Effect.Effect<Received, Reply> => {
+  const { context, endpoint, query } = call
+  if (query !== undefined) return Effect.succeed("")
+  if (!isWhole(endpoint.takes)) return Effect.succeed(request.stream)
+  const whole =
+    endpoint.takes.form === "bytes" ? Effect.map(request.arrayBuffer, (_) => new Uint8Array(_)) : request.text
+  return (whole as Effect.Effect<Received, HttpServerError>).pipe(
+    Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodySize)),
+    Effect.mapError(({ reason }) =>
+      reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
+        ? exchange.tooLarge(endpoint, context.requestId)
+        : exchange.unreadable(context.requestId)
+    ),
+    Effect.timeoutOrElse({
+      duration: receiveTimeout,
+      orElse: () => Effect.fail(exchange.tooSlow(context.requestId))
+    })
+  )
+}
+
+type HttpServerError = Effect.Error<HttpServerRequest.HttpServerRequest["text"]>
+
+/** An answer whose body is sent from a fiber of its own, which the server pulls from. */
+const streaming = Effect.fnUntraced(function* (
+  call: Call,
+  reply: Reply,
+  flow: Flow<Reply>,
+  { stallTimeout }: Bounds,
+  count: Count,
+  left: Effect.Effect<void>
+): Effect.fn.Return<HttpServerResponse.HttpServerResponse, never, Scope.Scope> {
+  const { endpoint, frames, outlivesClient } = call
+  const clock = yield* Clock.Clock
+  const server = yield* Effect.withFiber((fiber) => Effect.succeed(fiber))
+  const pipe = new Pipe()
+  let isOver = false
+  const outlet = new Outlet(
+    (load, taken) => pipe.give(load, taken),
+    () => clock.currentTimeMillisUnsafe()
+  )
+  const sending = Effect.matchEffect(flow.run(outlet), {
+    onSuccess: () =>
+      Effect.sync(() => {
+        count(endpoint.path, reply.status)
+        isOver = true
+        pipe.end()
+      }),
+    onFailure: (failure) =>
+      Effect.gen(function* () {
+        count(endpoint.path, failure.status)
+        const patience = failure.status === CLIENT_CLOSED_REQUEST ? 0 : Duration.toMillis(stallTimeout)
+        const isTaken = yield* outlet.finish(frames!.error(failure.body as string), patience)
+        if (!isTaken) return server.interruptUnsafe()
+        // The server has it, and gets a moment to pass it on.
+        yield* Effect.sleep(1)
+        isOver = true
+        pipe.breakOff()
+      })
+  }).pipe(Effect.onInterrupt(() => left))
+  const fiber = yield* Effect.forkChild(sending, { startImmediately: true })
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      if (isOver) return Effect.void
+      if (!outlivesClient) return Fiber.interrupt(fiber)
+      outlet.close()
+      return Fiber.await(fiber)
+    })
+  )
+  return HttpServerResponse.stream(Stream.fromPull(Effect.succeed(pipe.pull)), head(reply))
+})
+
+/** Hands loads to a server that pulls. */
+class Pipe {
+  private load: Uint8Array | undefined = undefined
+  private taken: (() => void) | undefined = undefined
+  private ended: Exit.Exit<never, Cause.Done> | undefined = undefined
+  private reader: ((effect: Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>) => void) | undefined =
+    undefined
+
+  give(load: Piece, taken: () => void): void {
+    this.load = typeof load === "string" ? Buffer.from(load) : load
+    this.taken = taken
+    this.tell()
+  }
+
+  end(): void {
+    this.ended = Exit.fail(Cause.Done())
+    this.tell()
+  }
+
+  breakOff(): void {
+    this.ended = Exit.die(new Error("The stream failed after its head was sent"))
+    this.tell()
+  }
+
+  /** A server that asks again has taken what it got. */
+  readonly pull = Effect.callback<NonEmptyReadonlyArray<Uint8Array>, Cause.Done>((resume) => {
+    this.reader = resume
+    if (this.load === undefined) {
+      const { taken } = this
+      this.taken = undefined
+      taken?.()
+    }
+    this.tell()
+    return Effect.sync(() => {
+      this.reader = undefined
+    })
+  })
+
+  private tell(): void {
+    const { ended, load, reader } = this
+    if (reader === undefined || (load === undefined && ended === undefined)) return
+    this.reader = undefined
+    if (load === undefined) return reader(ended!)
+    this.load = undefined
+    reader(Effect.succeed([load]))
+  }
+}
+
+const toResponse = (reply: Reply): HttpServerResponse.HttpServerResponse =>
+  typeof reply.body === "string"
+    ? HttpServerResponse.text(reply.body, head(reply))
+    : HttpServerResponse.uint8Array(reply.body as Uint8Array, head(reply))
+
+const head = (reply: Reply) => ({
+  status: reply.status,
+  contentType: reply.contentType,
+  headers: {
+    "x-request-id": reply.requestId,
+    ...reply.headers,
+    ...(reply.close === true ? { connection: "close" } : {})
+  }
+})
