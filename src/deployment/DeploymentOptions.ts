@@ -60,6 +60,14 @@ export const Options = Schema.Struct({
   outlierEjection: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
   /** Time in which a request must be done, or a stream must give its first element. Default `"60 seconds"`. */
   requestTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(60)))),
+  /**
+   * Until when a stream holds its permit: to its `"end"`, or to its `"firstElement"`, so that streams which do their work before it, and
+   * then are as long as their readers take, don't keep others waiting. How many of these there are at once is then not bounded.
+   * Default `"end"`.
+   */
+  releasePermit: Schema.Literals(["end", "firstElement"]).pipe(
+    Schema.withDecodingDefaultTypeKey(orElse("end" as const))
+  ),
   /** Time that accepted requests get to finish at shutdown. Default `"20 seconds"`. */
   gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))
 }).check(minAtMostMax)

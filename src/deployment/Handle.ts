@@ -83,12 +83,13 @@ export const make = (
   options: typeof Options.Type,
   avoidsLoop = false
 ): any => {
+  const releasesEarly = options.releasePermit === "firstElement"
   const newRequest = requestFactory(router, Duration.toMillis(options.requestTimeout))
   const handle = Object.fromEntries(
     methods.map((rpc, method) => [
       rpc._tag,
       RpcSchema.isStreamSchema(rpc.successSchema)
-        ? streamMethod(router, newRequest, method)
+        ? streamMethod(router, newRequest, method, releasesEarly)
         : unaryMethod(router, newRequest, method)
     ])
   )
@@ -107,13 +108,14 @@ const unaryMethod =
     )
 
 const streamMethod =
-  (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
+  (router: Router.Router, newRequest: NewRequest, method: number, releasesEarly: boolean) =>
+  (payload: unknown, options?: CallOptions) =>
     Stream.unwrap(
       Effect.map(
         Effect.acquireRelease(
           Effect.withFiber((caller) =>
             Effect.sync(() => {
-              const relay: Relay = new Relay(() => router.streaming(request))
+              const relay: Relay = new Relay(releasesEarly, () => router.streaming(request))
               const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
               router.submit(request)
               return { relay, request }

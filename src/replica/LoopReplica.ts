@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Context, Effect, Exit, Latch, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
+import { Context, Effect, Exit, Latch, type Option, Schedule, Scope, Semaphore, Stream, Tracer } from "effect"
 import { Host } from "../batching/Host.ts"
 import { ReplicaLost, ServeError } from "../core/ServeError.ts"
 import * as CurrentMethod from "../watch/CurrentMethod.ts"
@@ -87,7 +87,7 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>(
   const lost = Effect.fail(new ServeError({ reason: new ReplicaLost({ replica: id, started: false }) }))
   yield* Effect.addFinalizer(() => left.open)
 
-  const run = (request: Request): Effect.Effect<unknown, unknown> =>
+  const run = (request: Request, onFirst: Effect.Effect<void> = Effect.void): Effect.Effect<unknown, unknown> =>
     Effect.suspend(() => {
       if (left.isOpen()) return lost
       request.state = "Running"
@@ -95,13 +95,30 @@ const fromHandlers = Effect.fnUntraced(function* <E, R>(
       const { relay } = request
       return relay === undefined
         ? (work as Effect.Effect<unknown, unknown>)
-        : Stream.runForEachArray(work as Stream.Stream<unknown, unknown>, (chunk) => relay.offer(chunk))
+        : Stream.runForEachArray(work as Stream.Stream<unknown, unknown>, (chunk) =>
+            relay.started ? relay.offer(chunk) : Effect.andThen(onFirst, relay.offer(chunk))
+          )
     })
+
+  /** Runs a stream inside a permit, which it gives back with its first element. */
+  const runAhead = (request: Request): Effect.Effect<Option.Option<unknown>, unknown> =>
+    Effect.uninterruptibleMask((restore) =>
+      Effect.flatMap(semaphore.takeIfAvailable(1), (isTaken) => {
+        if (!isTaken) return Effect.succeedNone
+        let isHeld = true
+        const release = Effect.suspend(() => {
+          if (!isHeld) return Effect.void
+          isHeld = false
+          return Effect.asVoid(semaphore.release(1))
+        })
+        return Effect.ensuring(restore(Effect.asSome(run(request, release))), release)
+      })
+    )
 
   const replica: Replica = {
     id,
     contexts: methods.map((method) => CurrentMethod.contextOf(context, { deployment, method })),
-    call: (request) => withPermit(run(request)),
+    call: (request) => (request.relay?.releasesEarly === true ? runAhead(request) : withPermit(run(request))),
     batchers: () => Array.from(batchers, (state) => state()),
     hasLeft: () => left.isOpen(),
     left: left.await,

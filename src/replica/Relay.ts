@@ -18,12 +18,17 @@ export class Relay {
   private ended: Exit.Exit<never, unknown> | undefined = undefined
   /** Whether there has been an element. */
   started = false
+  /** Whether the request gives its permit back with its first element, and not at its end. */
+  readonly releasesEarly: boolean
+  /** Whether it has done so. */
+  hasReleased = false
   /** When the reader gives up, on the router's time. The request itself may have less time for its first element. */
   deadline = Infinity
   private readonly onFirst: () => void
 
   /** `onFirst` runs when the first element is there. */
-  constructor(onFirst: () => void) {
+  constructor(releasesEarly: boolean, onFirst: () => void) {
+    this.releasesEarly = releasesEarly
     this.onFirst = onFirst
   }
 

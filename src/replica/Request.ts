@@ -97,6 +97,16 @@ export class Request {
     return this.options?.tenant ?? this.outer.tenant
   }
 
+  /** Whether its caller knows how it ends, and doesn't wait until the work has stopped. */
+  get isAnswered(): boolean {
+    return this.stopping === "expired" || this.stopping === "lost"
+  }
+
+  /** How far it has come on its replica. */
+  get stage(): "handler" | "stream" {
+    return this.relay?.started === true ? "stream" : "handler"
+  }
+
   /**
    * What the handler reads, with times counted from `origin` turned into times on the clock. Made when the handler
    * starts and not on arrival, because requests that wait must be small.

@@ -180,7 +180,7 @@ export class Router {
 
   /** What {@link Router.cancel} does when it runs. */
   cancelNow(request: Request): Effect.Effect<void> {
-    if (request.state === "Settled" || isAnswered(request)) return Effect.void
+    if (request.state === "Settled" || request.isAnswered) return Effect.void
     if (request.state === "Queued") {
       this.leaveQueue(request)
       this.settle(request, "cancelled")
@@ -193,9 +193,14 @@ export class Router {
       : Effect.asVoid(Fiber.await(request.fiber))
   }
 
-  /** A stream gave its first element: from now on only its caller's own deadline counts. */
+  /** A stream gave its first element: from now on only its caller's own deadline counts, and its permit may be free. */
   streaming(request: Request): void {
     this.queue.answered(request.method, this.now - request.startedAt)
+    if (request.relay?.releasesEarly === true) {
+      request.relay.hasReleased = true
+      this.places.release(request.place)
+      this.handOver()
+    }
     const deadline = request.relay?.deadline ?? request.deadline
     if (request.deadline === deadline) return
     this.alarm.unwatch(request)
@@ -294,7 +299,7 @@ export class Router {
       const outcome = this.judge(request, end, now)
       this.release(request, now)
       this.settle(request, outcome)
-      request.answer(outcome === "expired" ? Exit.fail(this.refusals.expired(stageOf(request))) : Work.answerOf(end))
+      request.answer(outcome === "expired" ? Exit.fail(this.refusals.expired(request.stage)) : Work.answerOf(end))
     }
     this.handOver()
   }
@@ -377,7 +382,7 @@ export class Router {
 
   private release(request: Request, now: number): void {
     const { place } = request
-    this.places.release(place)
+    if (request.relay?.hasReleased !== true) this.places.release(place)
     this.running.remove(request)
     this.tally.release(request.method, place, now - request.startedAt)
   }
@@ -411,7 +416,7 @@ export class Router {
     if (request.stopping !== undefined) return
     if (request.relay?.started !== true) this.places.failed(request.place, now)
     this.stop(request, "expired")
-    request.answer(Exit.fail(this.refusals.expired(stageOf(request))))
+    request.answer(Exit.fail(this.refusals.expired(request.stage)))
   }
 
   private expireQueued(request: Request, now: number): void {
@@ -484,8 +489,3 @@ class Cancel extends Effectable.Class<void> {
     return this.router.cancelNow(this.request)
   }
 }
-
-// Whoever was told of a deadline or of a lost replica doesn't wait until the work has stopped.
-const isAnswered = ({ stopping }: Request) => stopping === "expired" || stopping === "lost"
-
-const stageOf = ({ relay }: Request) => (relay?.started === true ? "stream" : "handler")

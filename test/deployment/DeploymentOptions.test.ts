@@ -38,6 +38,7 @@ describe("DeploymentOptions", () => {
         concurrencyLimit: "fixed",
         minOngoingRequests: 1,
         outlierEjection: true,
+        releasePermit: "end",
         requestTimeout: Duration.seconds(60),
         gracefulShutdownTimeout: Duration.seconds(20)
       })

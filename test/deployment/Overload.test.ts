@@ -396,6 +396,7 @@ describe("Deployment", () => {
           concurrencyLimit: "adaptive",
           minOngoingRequests: 3,
           outlierEjection: false,
+          releasePermit: "end",
           requestTimeout: Duration.seconds(9),
           gracefulShutdownTimeout: Duration.seconds(0)
         })

@@ -213,6 +213,67 @@ describe("Deployment", () => {
           assert.deepInclude(state, { running: 0, cancelled: 1 })
       }).pipe(Effect.provide([jobLayer(), partLayer()]))
     )
+
+    describe("that release their permit with their first element", () => {
+      const early = { maxOngoingRequests: 1, releasePermit: "firstElement" } as const
+
+      it.effect("let the next request run from then on", () =>
+        Effect.gen(function* () {
+          const { flow, run } = yield* Job
+          const first = yield* Deferred.make<number>()
+          const elements = Stream.concat(Stream.fromEffect(Deferred.await(first)), Stream.never)
+          const log: Array<unknown> = []
+          yield* call(Stream.runForEach(flow(elements), (element) => Effect.sync(() => log.push(element))))
+          const next = yield* call(run(Effect.succeed("next")))
+          yield* settle
+          assert.isFalse(isDone(next))
+          yield* Deferred.succeed(first, 1)
+          assert.strictEqual(yield* Fiber.join(next), "next")
+          assert.deepStrictEqual(log, [1])
+          assert.deepInclude(yield* Job.state, { running: 1, queued: 0, completed: 1 })
+          assert.strictEqual((yield* Job.state).replicas[0]!.running, 0)
+        }).pipe(Effect.provide(jobLayer(early)))
+      )
+
+      it.effect("and others hold it to their end", () =>
+        Effect.gen(function* () {
+          const { flow, run } = yield* Job
+          const stream = yield* call(Stream.runDrain(flow(Stream.concat(Stream.make(1), Stream.never))))
+          const next = yield* call(run(Effect.succeed("next")))
+          yield* settle
+          assert.isFalse(isDone(next))
+          yield* Fiber.interrupt(stream)
+          assert.strictEqual(yield* Fiber.join(next), "next")
+        }).pipe(Effect.provide(jobLayer({ maxOngoingRequests: 1 })))
+      )
+
+      it.effect("lose none and give none twice, wherever they end", () =>
+        Effect.gen(function* () {
+          const { flow, run } = yield* Job
+          const element = Stream.fromEffect(Effect.as(Effect.yieldNow, 1))
+          for (const elements of [
+            Stream.empty,
+            element,
+            Stream.concat(element, element),
+            Stream.fail(new Broken({ part: "1" })),
+            Stream.concat(element, Stream.fail(new Broken({ part: "1" })))
+          ]) {
+            for (let turns = 0; turns < 12; turns++) {
+              const stream = yield* call(Effect.exit(Stream.runDrain(flow(elements))))
+              for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+              yield* Fiber.interrupt(stream)
+              assert.deepInclude(yield* Job.state, { running: 0, queued: 0 })
+              assert.strictEqual((yield* Job.state).replicas[0]!.running, 0)
+              const one = yield* call(run(Effect.never))
+              const other = yield* call(run(Effect.never))
+              yield* settle
+              assert.deepInclude(yield* Job.state, { running: 1, queued: 1 })
+              yield* Fiber.interruptAll([other, one])
+            }
+          }
+        }).pipe(Effect.provide(jobLayer(early)))
+      )
+    })
   })
 
   describe("deadline of a stream", () => {
