@@ -1,3 +1,4 @@
+export * as Auth from "./exchange/Auth.ts"
 export * as Batching from "./batching/Batching.ts"
 export * as Deployment from "./deployment/Deployment.ts"
 export * as HttpIngress from "./ingress/HttpIngress.ts"

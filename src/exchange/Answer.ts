@@ -31,6 +31,14 @@ export interface Reply {
   readonly close?: boolean
 }
 
+/**
+ * What an answer is about: a method, or another thing that can be asked for.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Place = Pick<Route, "path" | "deployment" | "method" | "statusOf">
+
 /** Decodes the payload, calls the method, and answers with its result or its failure. Never fails. */
 export const ofCall = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
   Effect.matchCauseEffectEager(decode(endpoint, payload), {
@@ -118,7 +126,7 @@ const encode = (codec: Endpoint["encodeSuccess"], value: unknown) =>
 
 /** The answer to a call that failed: with the runtime's error, with the method's own, which `encodeError` encodes, or a defect. */
 export const ofFailure = (
-  route: Route,
+  route: Place,
   context: RequestContext,
   cause: Cause.Cause<unknown>,
   encodeError?: Endpoint["encodeError"]
@@ -135,7 +143,7 @@ export const ofFailure = (
   })
 }
 
-const defect = (route: Route, { requestId }: RequestContext, cause: Cause.Cause<unknown>): Effect.Effect<Reply> =>
+const defect = (route: Place, { requestId }: RequestContext, cause: Cause.Cause<unknown>): Effect.Effect<Reply> =>
   Effect.logError(`Defect in ${route.deployment}.${route.method}`, cause).pipe(
     Effect.annotateLogs({ requestId }),
     Effect.as(json(500, JSON.stringify({ _tag: "InternalServerError", requestId }), requestId))
@@ -169,7 +177,7 @@ const pathOf = (path: ReadonlyArray<PropertyKey | { readonly key: PropertyKey }>
 const encodeServeError = SchemaParser.encodeUnknownExit(Schema.toCodecJson(ServeError))
 
 /** The answer when the runtime did not run a request, or not to its end. */
-export const ofServeError = (route: Route, error: ServeError, requestId: string): Reply => {
+export const ofServeError = (route: Place, error: ServeError, requestId: string): Reply => {
   const encoded = encodeServeError(error)
   const reason = Exit.isSuccess(encoded) ? encoded.value : { _tag: error._tag, reason: { _tag: error.reason._tag } }
   const retryAfter = Status.retryAfter(error)

@@ -5,27 +5,23 @@
  *
  * @since 0.1.0
  */
-import { Clock, Context, Duration, Effect, Option, Random, Scope, Stream, Tracer } from "effect"
-import * as Headers from "effect/http/Headers"
-import * as HttpTraceContext from "effect/http/HttpTraceContext"
-import { type Priority, RequestContext } from "../core/RequestContext.ts"
-import { because, Shed, Unavailable } from "../core/ServeError.ts"
+import { type Context, Duration, Effect, type Scope, type Stream } from "effect"
 import type { Body } from "../core/HttpSchema.ts"
-import { json, ofServeError, problem, type Reply, text } from "./Answer.ts"
+import type { RequestContext } from "../core/RequestContext.ts"
+import { because } from "../core/ServeError.ts"
+import { ofServeError, problem, type Reply } from "./Answer.ts"
+import type { Authorize, Peer } from "./Auth.ts"
+import * as Compression from "./Compression.ts"
+import * as Cors from "./Cors.ts"
 import * as Frames from "./Frames.ts"
+import type { Document } from "./OpenApi.ts"
 import * as Outlet from "./Outlet.ts"
+import * as OwnPaths from "./OwnPaths.ts"
 import * as Payload from "./Payload.ts"
-import { type Gate, ProcessGate } from "./ProcessGate.ts"
+import * as Reception from "./Reception.ts"
 import type { Route, RouteTable } from "./RouteTable.ts"
-import * as Status from "./Status.ts"
 
-/**
- * Header names are in lower case; a header that came twice has its values joined.
- *
- * @category models
- * @since 0.1.0
- */
-export type Incoming = Readonly<Record<string, string | ReadonlyArray<string> | undefined>>
+type Incoming = Reception.Incoming
 
 /**
  * What to do with a request once its first line and its headers are there: answer, or read the body and go on.
@@ -33,7 +29,19 @@ export type Incoming = Readonly<Record<string, string | ReadonlyArray<string> | 
  * @category models
  * @since 0.1.0
  */
-type Opening<R> = { readonly _tag: "Answer"; readonly route: string; readonly reply: Reply } | Call<R>
+type Opening<R> = { readonly _tag: "Answer"; readonly route: string; readonly reply: Reply } | Own | Call<R>
+
+/**
+ * A request that the ingress answers itself, and not at once.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+interface Own {
+  readonly _tag: "Own"
+  readonly route: string
+  readonly answer: (peer: () => Peer) => Effect.Effect<Reply>
+}
 
 /**
  * A request that goes to a method.
@@ -45,7 +53,7 @@ export interface Call<R = Route> {
   readonly _tag: "Call"
   readonly endpoint: R
   readonly context: RequestContext
-  readonly contentType: string
+  readonly headers: Incoming
   /** The payload, where the URL has it, and no body is to be read. */
   readonly query: string | undefined
   /** How the elements of a stream method are sent. */
@@ -68,6 +76,23 @@ export interface Bounds extends Payload.UploadBounds {
 }
 
 /**
+ * What an ingress does for all that it serves.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Settings {
+  readonly bounds: Bounds
+  readonly authorize: Authorize | undefined
+  /** Whether only health checks are open to those who are not authorized. */
+  readonly protectOwnPaths: boolean
+  readonly cors: typeof Cors.Options.Type
+  readonly compression: typeof Compression.Options.Type | undefined
+  /** The methods as OpenAPI. */
+  readonly document: Effect.Effect<Document>
+}
+
+/**
  * What the servers of the ingress share.
  *
  * @category models
@@ -80,16 +105,18 @@ export interface Exchange<R extends Route = Route> {
   readonly call: (call: Call<R>, body: Received) => Effect.Effect<Reply>
   /** The same for a stream method: the answer is there with the first element, and its rest while the scope is open. */
   readonly stream: (call: Call<R>, body: Received) => Effect.Effect<Reply, never, Scope.Scope>
-  /** The services for one call: those of the layer, what is known of the request, and its trace if a tracer listens. */
-  readonly contextFor: (context: RequestContext, headers: Incoming) => Context.Context<never>
-  readonly tooLarge: (endpoint: Route, requestId: string) => Reply
+  /** Adds who makes the call, or gives the answer to those who may not; `undefined` where nobody is asked. */
+  readonly authorize: ((call: Call<R>, peer: Peer) => Effect.Effect<Call<R> | Reply>) | undefined
+  /** The services for one call. */
+  readonly contextFor: (call: Call<R>) => Context.Context<never>
+  readonly tooLarge: (call: Call<R>) => Reply
   /** The answer to a body that takes too long. */
-  readonly tooSlow: (requestId: string) => Reply
-  readonly unreadable: (requestId: string) => Reply
-  /** The answer to a request that comes, or is still running, when the ingress stops. */
-  readonly unavailable: (endpoint: Route, requestId: string) => Reply
+  readonly tooSlow: (call: Call<R>) => Reply
+  readonly unreadable: (call: Call<R>) => Reply
+  /** The answer to a request that is still running when the ingress stops. */
+  readonly unavailable: (call: Call<R>) => Reply
   /** Tells the log that a client left before its answer. */
-  readonly clientLeft: (endpoint: Route, requestId: string) => Effect.Effect<void>
+  readonly clientLeft: (call: Call<R>) => Effect.Effect<void>
   /** From now on nothing is admitted. */
   readonly drain: () => void
 }
@@ -116,213 +143,225 @@ export interface Answering<R> {
 /** Makes the exchange of an ingress that serves `table`. */
 export const make = Effect.fnUntraced(function* <R extends Route>(
   table: RouteTable<R>,
-  bounds: Bounds,
+  settings: Settings,
   answering: Answering<R>
 ) {
-  const { maxBodySize } = bounds
-  const receiveTimeout = Duration.fromInputUnsafe(bounds.receiveTimeout)
+  const { bounds } = settings
+  const reception = yield* Reception.make(settings.authorize)
+  const own = OwnPaths.make({
+    table,
+    document: settings.document,
+    isDraining: reception.isDraining,
+    isClosed: settings.authorize !== undefined && settings.protectOwnPaths
+  })
+  const cors = Cors.make(settings.cors)
+  const seal = sealing(cors, settings.compression)
   const patience: Outlet.Patience = {
     heartbeat: Duration.toMillis(bounds.heartbeatInterval),
     stall: Duration.toMillis(bounds.stallTimeout),
     idle: Duration.toMillis(bounds.streamIdleTimeout)
   }
-  // A request has a scope of its own: in this one, what its stream opens would pile up.
-  const services = Context.omit(Scope.Scope)(yield* Effect.context())
-  const clock = yield* Clock.Clock
-  const gate = yield* ProcessGate
-  const hasTracer = Option.isSome(Context.getOption(services as Context.Context<Tracer.Tracer>, Tracer.Tracer))
-  const prefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
-  const routes = JSON.stringify(
-    table.endpoints.map(({ deployment, method, path, stream }) => ({
-      path,
-      deployment,
-      method,
-      stream
-    }))
-  )
-  let count = 0
-  let draining = false
-
-  const requestIdOf = (headers: Incoming): string => {
-    const given = headers["x-request-id"]
-    return typeof given === "string" && REQUEST_ID.test(given) ? given : `${prefix}-${(count++).toString(36)}`
-  }
-
-  const ownPath = (path: string, verb: string, requestId: string): Reply | undefined => {
-    if (path !== "/-/healthz" && path !== "/-/routes") return undefined
-    if (verb !== "GET" && verb !== "HEAD") return wrongVerb(requestId, "GET, HEAD")
-    if (path === "/-/routes") return json(200, routes, requestId)
-    if (draining) return { ...text(503, "draining", requestId), close: true }
-    return table.isReady()
-      ? text(200, "success", requestId)
-      : text(503, "starting: a deployment has no replica", requestId)
-  }
-
-  const refusal = (endpoint: Route, verb: string, headers: Incoming, requestId: string): Reply | undefined => {
-    if (verb !== "POST" && !(verb === "GET" && isEventSource(endpoint, headers))) {
-      return wrongVerb(requestId, takesGet(endpoint) ? "GET, POST" : "POST")
-    }
-    if (draining) return unavailable(endpoint, requestId)
-    const size = Number(headers["content-length"])
-    if ((size > 0 || "transfer-encoding" in headers) && !mayBe(endpoint, headers["content-type"])) {
-      const expected = endpoint.takes.contentTypes.join(" or ")
-      return problem(415, "UnsupportedMediaType", `Send the body as content-type: ${expected}`, requestId)
-    }
-    return size > maxSizeOf(endpoint) ? tooLarge(endpoint, requestId) : undefined
-  }
-
-  const maxSizeOf = ({ takes }: Route) => (isWhole(takes) ? maxBodySize : bounds.maxUploadSize)
-
-  const tooLarge = (endpoint: Route, requestId: string): Reply => ({
-    ...problem(413, "PayloadTooLarge", `The body may have at most ${maxSizeOf(endpoint)} bytes`, requestId),
-    close: true
-  })
-
-  // What the method takes, or what is wrong with the body.
-  const payloadOf = ({ contentType, endpoint, query }: Call<R>, body: Received): unknown => {
-    switch (endpoint.takes.form) {
-      case "json":
-        return parse(query ?? (body as string))
-      case "upload":
-        return Payload.upload(body as Body, bounds)
-      case "multipart":
-        return { body: Payload.upload(body as Body, bounds), contentType } satisfies Payload.Form
-      default:
-        return body
-    }
-  }
-
-  const notJson = (requestId: string) => problem(400, "BadRequest", "The body is not JSON", requestId)
 
   const exchange: Exchange<R> = {
     open: (verb, url, headers) => {
-      const query = url.indexOf("?")
-      const path = query === -1 ? url : url.slice(0, query)
-      const requestId = requestIdOf(headers)
+      const question = url.indexOf("?")
+      const path = question === -1 ? url : url.slice(0, question)
+      const requestId = reception.requestIdOf(headers)
+      const answer = (route: string, reply: Reply): Opening<R> => ({
+        _tag: "Answer",
+        route,
+        reply: seal.head(headers, reply)
+      })
+      const preflight = verb === "OPTIONS" ? cors.preflight(verb, headers) : undefined
+      if (preflight !== undefined)
+        return answer("", { ...problem(204, "", "", requestId), body: "", headers: preflight })
       const endpoint = table.find(path)
       if (endpoint === undefined) {
-        const reply = ownPath(path, verb, requestId) ?? problem(404, "NotFound", table.explain(path), requestId)
-        return { _tag: "Answer", route: reply.status === 404 ? "" : path, reply }
+        const found = own.get(path)
+        if (found === undefined) return answer("", problem(404, "NotFound", table.explain(path), requestId))
+        if (verb !== "GET" && verb !== "HEAD") return answer(path, wrongVerb(requestId, "GET, HEAD"))
+        const reply = found.isOpen ? found.answer(requestId) : undefined
+        if (reply !== undefined && !Effect.isEffect(reply)) return answer(path, reply)
+        return { _tag: "Own", route: path, answer: (peer) => ownAnswer(path, found, headers, requestId, peer) }
       }
-      const reply = refusal(endpoint, verb, headers, requestId)
-      if (reply !== undefined) return { _tag: "Answer", route: path, reply }
-      const context = contextOf(headers, requestId, path, clock.currentTimeMillisUnsafe())
-      if (typeof context === "string") {
-        return { _tag: "Answer", route: path, reply: problem(400, "BadRequest", context, requestId) }
-      }
-      if (gate.isOverloaded && gate.sheds(context.priority)) {
-        return { _tag: "Answer", route: path, reply: shed(endpoint, gate, requestId) }
-      }
+      const refused = refuse(endpoint, verb, headers, bounds, requestId)
+      if (refused !== undefined) return answer(path, refused)
+      const context = reception.admit(endpoint, headers, requestId)
+      if ("status" in context) return answer(path, context)
       const frames = endpoint.stream ? Frames.choose(endpoint.gives, headers["accept"] as string) : undefined
-      if (endpoint.stream && frames === undefined) {
-        return { _tag: "Answer", route: path, reply: notAcceptable(requestId) }
-      }
+      if (endpoint.stream && frames === undefined) return answer(path, notAcceptable(requestId))
       return {
         _tag: "Call",
         endpoint,
         context,
+        headers,
         frames,
-        contentType: headers["content-type"] as string,
-        query: verb === "GET" ? queryOf(url, query) : undefined,
+        query: verb === "GET" ? queryOf(url, question) : undefined,
         outlivesClient: headers["x-request-disconnect-disabled"] === "?1"
       }
     },
+    authorize:
+      reception.authorize === undefined
+        ? undefined
+        : (call, peer) =>
+            Effect.match(reception.authorize!(call.endpoint, call.context, call.headers, peer), {
+              onFailure: (reply) => seal.head(call.headers, reply),
+              onSuccess: (context) => ({ ...call, context })
+            }),
     call: (call, body) => {
-      const payload = payloadOf(call, body)
-      return payload === unparsable
-        ? Effect.succeed(notJson(call.context.requestId))
-        : answering.call(call.endpoint, call.context, payload)
+      const payload = payloadOf(call, body, bounds)
+      const reply =
+        payload === unparsable
+          ? Effect.succeed(notJson(call.context.requestId))
+          : answering.call(call.endpoint, call.context, payload)
+      return seal.whole(call.headers, reply)
     },
     stream: (call, body) => {
       const { context, endpoint } = call
       const { requestId } = context
-      const payload = payloadOf(call, body)
-      if (payload === unparsable) return Effect.succeed(notJson(requestId))
+      const payload = payloadOf(call, body, bounds)
+      if (payload === unparsable) return Effect.succeed(seal.head(call.headers, notJson(requestId)))
       const frames = call.frames!
       const flow = Outlet.open(answering.stream(endpoint, context, payload, frames), {
         deployment: endpoint.deployment,
+        method: endpoint.method,
         heartbeat: frames.heartbeat,
         patience,
-        fail: (reason) =>
-          ofServeError(
-            endpoint,
-            because(() => reason),
-            requestId
-          )
+        fail: (reason) => {
+          const error = because(() => reason)
+          return ofServeError(endpoint, error, requestId)
+        }
       })
       return Effect.match(flow, {
-        onFailure: (reply) => reply,
-        onSuccess: (body): Reply => ({
-          status: 200,
-          body,
-          contentType: frames.contentType,
-          requestId,
-          headers: streaming
-        })
+        onFailure: (reply) => seal.head(call.headers, reply),
+        onSuccess: (body): Reply =>
+          seal.head(call.headers, {
+            status: 200,
+            body,
+            contentType: frames.contentType,
+            requestId,
+            headers: streaming
+          })
       })
     },
-    contextFor: (context, headers) => {
-      const withRequest = Context.add(services, RequestContext, context)
-      if (!hasTracer || headers["traceparent"] === undefined) return withRequest
-      return Option.match(HttpTraceContext.fromHeaders(Headers.fromInput(headers as Record<string, string>)), {
-        onNone: () => withRequest,
-        onSome: (span) => Context.add(withRequest, Tracer.ParentSpan, span) as Context.Context<never>
-      })
+    contextFor: ({ context, headers }) => reception.contextFor(context, headers),
+    tooLarge: (call) => seal.head(call.headers, tooLarge(call.endpoint, bounds, call.context.requestId)),
+    tooSlow: ({ context, headers }) => {
+      const time = Duration.format(Duration.fromInputUnsafe(bounds.receiveTimeout))
+      const reply = problem(408, "RequestTimeout", `The body must be there within ${time}`, context.requestId)
+      return seal.head(headers, { ...reply, close: true })
     },
-    tooLarge,
-    tooSlow: (requestId) => ({
-      ...problem(408, "RequestTimeout", `The body must be there within ${Duration.format(receiveTimeout)}`, requestId),
-      close: true
-    }),
-    unreadable,
-    unavailable,
-    clientLeft,
-    drain: () => {
-      draining = true
-    }
+    unreadable: ({ context, headers }) =>
+      seal.head(headers, {
+        ...problem(400, "BadRequest", "The body could not be read", context.requestId),
+        close: true
+      }),
+    unavailable: ({ context, endpoint, headers }) =>
+      seal.head(headers, reception.unavailable(endpoint, context.requestId)),
+    clientLeft: ({ context, endpoint }) => reception.clientLeft(endpoint, context.requestId),
+    drain: reception.drain
   }
+
+  const ownAnswer = (path: string, found: OwnPaths.OwnPath, headers: Incoming, requestId: string, peer: () => Peer) => {
+    const answered = Effect.suspend((): Effect.Effect<Reply> => {
+      const reply = found.answer(requestId)
+      return Effect.isEffect(reply) ? reply : Effect.succeed(reply)
+    })
+    if (found.isOpen) return seal.whole(headers, answered)
+    const place = { path, deployment: "", method: path, statusOf: () => 500 }
+    const context = reception.admit(place, headers, requestId)
+    if ("status" in context) return Effect.succeed(seal.head(headers, context))
+    const authorized = Effect.suspend(() => reception.authorize!(place, context, headers, peer()))
+    return seal.whole(
+      headers,
+      Effect.matchEffect(authorized, { onFailure: (reply) => Effect.succeed(reply), onSuccess: () => answered })
+    )
+  }
+
   return exchange
 })
 
-const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
-const TENANT_LENGTH = 256
-const priorities: ReadonlyArray<string> = ["critical", "default", "sheddable"] satisfies ReadonlyArray<Priority>
-
-// The context of a request, or what is wrong with its headers.
-const contextOf = (headers: Incoming, requestId: string, route: string, now: number): RequestContext | string => {
-  let deadline = Infinity
-  for (const [name, unit] of [
-    ["x-request-timeout-ms", 1],
-    ["x-request-timeout-seconds", 1000]
-  ] as const) {
-    const value = headers[name]
-    if (value === undefined) continue
-    const timeout = Number(value)
-    if (value === "" || !Number.isFinite(timeout)) return `Header ${name} must be a number`
-    deadline = Math.min(deadline, Math.ceil(now + timeout * unit))
+/** What is done to every answer: what it says to pages of other origins, and how its body is written. */
+const sealing = (cors: Cors.Cors, compression: Settings["compression"]) => {
+  const head = (headers: Incoming, reply: Reply): Reply => {
+    const said = cors.headers(headers["origin"])
+    return isEmpty(said) ? reply : { ...reply, headers: joined(reply.headers, said) }
   }
-  const priority = headers["x-request-priority"] ?? "default"
-  if (typeof priority !== "string" || !priorities.includes(priority)) {
-    return `Header x-request-priority must be one of: ${priorities.join(", ")}`
+  const compressed = (headers: Incoming, reply: Reply): Effect.Effect<Reply> => {
+    const { body } = reply
+    if (body instanceof Outlet.Flow || !Compression.worthIt(reply.contentType, body.length, compression!)) {
+      return Effect.succeed(reply)
+    }
+    const encoding = Compression.negotiate(headers["accept-encoding"], compression!)
+    const labelled = { ...reply, headers: Compression.label(reply.headers, encoding) }
+    return encoding === undefined
+      ? Effect.succeed(labelled)
+      : Effect.map(Compression.compress(body, encoding), (body) => ({ ...labelled, body }))
   }
-  const tenant = headers["x-request-tenant"]
-  if (tenant !== undefined && (typeof tenant !== "string" || tenant.length > TENANT_LENGTH)) {
-    return `Header x-request-tenant must have at most ${TENANT_LENGTH} characters`
+  const isPlain = isEmpty(cors.headers("null"))
+  return {
+    head: isPlain ? (_: Incoming, reply: Reply) => reply : head,
+    whole: (headers: Incoming, reply: Effect.Effect<Reply>): Effect.Effect<Reply> => {
+      const sealed = isPlain ? reply : Effect.map(reply, (reply) => head(headers, reply))
+      return compression === undefined ? sealed : Effect.flatMap(sealed, (reply) => compressed(headers, reply))
+    }
   }
-  return RequestContext.of({
-    requestId,
-    deadline,
-    priority: priority as Priority,
-    tenant,
-    route,
-    modelId: undefined,
-    sessionId: undefined,
-    principal: undefined,
-    lastEventId: typeof headers["last-event-id"] === "string" ? headers["last-event-id"] : undefined
-  })
 }
 
+const isEmpty = (headers: Readonly<Record<string, string>>) => {
+  for (const _ in headers) return false
+  return true
+}
+
+const joined = (own: Reply["headers"], added: Readonly<Record<string, string>>) => ({
+  ...own,
+  ...added,
+  ...(own?.["vary"] === undefined || added["vary"] === undefined ? {} : { vary: `${own["vary"]}, ${added["vary"]}` })
+})
+
+const refuse = (
+  endpoint: Route,
+  verb: string,
+  headers: Incoming,
+  bounds: Bounds,
+  requestId: string
+): Reply | undefined => {
+  if (verb !== "POST" && !(verb === "GET" && isEventSource(endpoint, headers))) {
+    return wrongVerb(requestId, takesGet(endpoint) ? "GET, POST" : "POST")
+  }
+  const size = Number(headers["content-length"])
+  if ((size > 0 || "transfer-encoding" in headers) && !mayBe(endpoint, headers["content-type"])) {
+    const expected = endpoint.takes.contentTypes.join(" or ")
+    return problem(415, "UnsupportedMediaType", `Send the body as content-type: ${expected}`, requestId)
+  }
+  return size > maxSizeOf(endpoint, bounds) ? tooLarge(endpoint, bounds, requestId) : undefined
+}
+
+const maxSizeOf = ({ takes }: Route, { maxBodySize, maxUploadSize }: Bounds) =>
+  isWhole(takes) ? maxBodySize : maxUploadSize
+
+const tooLarge = (endpoint: Route, bounds: Bounds, requestId: string): Reply => ({
+  ...problem(413, "PayloadTooLarge", `The body may have at most ${maxSizeOf(endpoint, bounds)} bytes`, requestId),
+  close: true
+})
+
 const unparsable = Symbol()
+
+// What the method takes, or that the body is not JSON.
+const payloadOf = ({ endpoint, headers, query }: Call, body: Received, bounds: Bounds): unknown => {
+  switch (endpoint.takes.form) {
+    case "json":
+      return parse(query ?? (body as string))
+    case "upload":
+      return Payload.upload(body as Body, bounds)
+    case "multipart": {
+      const contentType = headers["content-type"] as string
+      return { body: Payload.upload(body as Body, bounds), contentType } satisfies Payload.Form
+    }
+    default:
+      return body
+  }
+}
 
 // No body at all is the payload of a method that takes none.
 const parse = (body: string): unknown => {
@@ -333,6 +372,8 @@ const parse = (body: string): unknown => {
     return unparsable
   }
 }
+
+const notJson = (requestId: string) => problem(400, "BadRequest", "The body is not JSON", requestId)
 
 /** Whether a body is read before the method is called, and not by it. */
 export const isWhole = ({ form }: Route["takes"]): boolean => form !== "upload" && form !== "multipart"
@@ -366,31 +407,6 @@ const notAcceptable = (requestId: string): Reply =>
 
 // Between us and the client nobody is to keep, change or hold back what has been sent.
 const streaming = { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
-
-const clientLeft = (endpoint: Route, requestId: string): Effect.Effect<void> =>
-  Effect.annotateLogs(Effect.logInfo(`The client of ${endpoint.deployment}.${endpoint.method} left`), {
-    requestId,
-    status: Status.CLIENT_CLOSED_REQUEST
-  })
-
-const unavailable = (endpoint: Route, requestId: string): Reply => {
-  const error = because(
-    () => new Unavailable({ deployment: endpoint.deployment, why: "draining", retryAfter: Duration.seconds(1) })
-  )
-  return { ...ofServeError(endpoint, error, requestId), close: true }
-}
-
-const shed = (endpoint: Route, gate: Gate, requestId: string): Reply => {
-  const { deployment } = endpoint
-  const why = "the process is overloaded"
-  const error = because(() => new Shed({ deployment, why, retryAfter: gate.retryAfter() }))
-  return ofServeError(endpoint, error, requestId)
-}
-
-const unreadable = (requestId: string): Reply => ({
-  ...problem(400, "BadRequest", "The body could not be read", requestId),
-  close: true
-})
 
 const wrongVerb = (requestId: string, allow: string): Reply => ({
   ...problem(405, "MethodNotAllowed", `Use ${allow}`, requestId),

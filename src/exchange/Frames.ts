@@ -27,7 +27,7 @@ export interface Frames {
 }
 
 /** Server-sent events, as the HTML standard defines them: section 9.2. JSON has no line breaks, so the data is one line. */
-export const sse: Frames = {
+const sse: Frames = {
   name: "sse",
   contentType: "text/event-stream",
   hasNames: true,
@@ -41,7 +41,7 @@ export const sse: Frames = {
 }
 
 /** One JSON value per line; a failure is a last line `{"error":...}`, after which the connection breaks off. */
-export const ndjson: Frames = {
+const ndjson: Frames = {
   name: "ndjson",
   contentType: "application/x-ndjson",
   hasNames: false,
@@ -52,7 +52,7 @@ export const ndjson: Frames = {
 }
 
 /** Text or bytes as they are. */
-export const raw = (contentType: string): Frames => ({
+const raw = (contentType: string): Frames => ({
   name: "raw",
   contentType,
   hasNames: false,

@@ -160,6 +160,7 @@ export const open = Effect.fnUntraced(function* <E>(
   stream: Stream.Stream<Piece, E>,
   options: {
     readonly deployment: string
+    readonly method: string
     readonly heartbeat: string
     readonly patience: Patience
     readonly fail: (reason: Reason) => E
@@ -197,7 +198,7 @@ const pump = <E>(
 /** Tells a client of a quiet stream that it is alive. Fails when the client takes nothing, or the handler gives nothing, for too long. */
 const watch = <E>(
   outlet: Outlet,
-  { deployment, fail, heartbeat, patience }: Parameters<typeof open<E>>[1]
+  { deployment, fail, heartbeat, method, patience }: Parameters<typeof open<E>>[1]
 ): Effect.Effect<never, E> => {
   const beat = heartbeat === "" ? Infinity : patience.heartbeat
   // A state that begins during a sleep is due no sooner than its end.
@@ -206,7 +207,10 @@ const watch = <E>(
   const look = (now: number): Effect.Effect<number, E> => {
     if (outlet.isSending) {
       const left = outlet.since + patience.stall - now
-      return left > 0 ? Effect.succeed(left) : Effect.fail(fail(new SlowConsumer({})))
+      if (left > 0) return Effect.succeed(left)
+      const time = Duration.format(Duration.millis(patience.stall))
+      const note = Effect.logInfo(`The client of ${deployment}.${method} took nothing for ${time}, so its stream ends`)
+      return Effect.andThen(note, Effect.fail(fail(new SlowConsumer({}))))
     }
     const left = outlet.quietSince + patience.idle - now
     if (left <= 0) return Effect.fail(fail(new DeadlineExceeded({ deployment, stage: "stream" })))

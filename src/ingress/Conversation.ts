@@ -10,6 +10,7 @@ import * as NodeStream from "@effect/platform-node/NodeStream"
 import { Effect, type Exit, type Fiber } from "effect"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import type { Reply } from "../exchange/Answer.ts"
+import { peerOf } from "../exchange/Auth.ts"
 import { type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
 import { Flow, Outlet } from "../exchange/Outlet.ts"
 import type { Route } from "../exchange/RouteTable.ts"
@@ -39,7 +40,7 @@ export class Conversation<R extends Route> {
   private readonly request: IncomingMessage
   private readonly response: ServerResponse
   private call: Call<R> | undefined = undefined
-  private fiber: Fiber.Fiber<Reply> | undefined = undefined
+  private fiber: Fiber.Fiber<unknown> | undefined = undefined
   private outlet: Outlet | undefined = undefined
   private isFinished = false
 
@@ -59,14 +60,49 @@ export class Conversation<R extends Route> {
       desk.count(opening.route, opening.reply.status)
       return this.send(opening.reply)
     }
+    if (opening._tag === "Own") {
+      const answer = opening.answer(() => peerOf(request.socket))
+      return this.run(Effect.runFork(answer), (exit) => {
+        const reply = exit._tag === "Success" ? exit.value : undefined
+        this.isFinished = true
+        desk.count(opening.route, reply === undefined || response.destroyed ? CLIENT_CLOSED_REQUEST : reply.status)
+        if (reply !== undefined && !response.destroyed) this.send(reply)
+      })
+    }
     this.call = opening
-    if (opening.query !== undefined) this.work(opening, "")
-    else if (isWhole(opening.endpoint.takes)) this.receive(opening)
-    else
-      this.work(
-        opening,
-        NodeStream.fromReadable({ evaluate: () => request, onError: (error) => error, closeOnDone: false })
-      )
+    const { authorize } = desk.exchange
+    if (authorize === undefined) return this.proceed(opening)
+    this.run(this.fork(opening, authorize(opening, peerOf(request.socket))), (exit) => {
+      if (exit._tag === "Failure") return this.finish(desk.exchange.unavailable(opening))
+      if ("status" in exit.value) return this.finish(exit.value)
+      this.call = exit.value
+      this.proceed(exit.value)
+    })
+  }
+
+  private proceed(call: Call<R>): void {
+    const { request, response } = this
+    if (response.destroyed && !call.outlivesClient) return this.finish(this.desk.exchange.unreadable(call))
+    if (call.query !== undefined) return this.work(call, "")
+    if (isWhole(call.endpoint.takes)) return this.receive(call)
+    const onError = (error: unknown) => error
+    this.work(call, NodeStream.fromReadable({ evaluate: () => request, onError, closeOnDone: false }))
+  }
+
+  private fork<A>(call: Call<R>, effect: Effect.Effect<A>): Fiber.Fiber<A> {
+    return Effect.runForkWith(this.desk.exchange.contextFor(call))(effect)
+  }
+
+  /** Waits for a fiber, which ends with the client. */
+  private run<A>(fiber: Fiber.Fiber<A>, onEnd: (exit: Exit.Exit<A>) => void): void {
+    const exit = fiber.pollUnsafe()
+    if (exit !== undefined) return onEnd(exit)
+    this.fiber = fiber
+    this.desk.open.add(fiber)
+    fiber.addObserver((exit) => {
+      this.fiber = undefined
+      onEnd(exit)
+    })
   }
 
   /** Reads the body, to its end or to more than it may have. */
@@ -78,7 +114,7 @@ export class Conversation<R extends Route> {
     let size = 0
     const onData = (chunk: Buffer) => {
       size += chunk.length
-      if (size > maxBodySize) return refuse(exchange.tooLarge(call.endpoint, call.context.requestId))
+      if (size > maxBodySize) return refuse(exchange.tooLarge(call))
       if (first === undefined) first = chunk
       else (rest ??= [first]).push(chunk)
     }
@@ -87,7 +123,7 @@ export class Conversation<R extends Route> {
       const body = rest === undefined ? first : Buffer.concat(rest, size)
       this.work(call, call.endpoint.takes.form === "bytes" ? (body ?? new Uint8Array()) : (body?.toString() ?? ""))
     }
-    const onLate = () => refuse(exchange.tooSlow(call.context.requestId))
+    const onLate = () => refuse(exchange.tooSlow(call))
     const refuse = (reply: Reply) => {
       bodies.end(onLate)
       request.off("data", onData)
@@ -100,28 +136,18 @@ export class Conversation<R extends Route> {
   }
 
   private work(call: Call<R>, body: Received): void {
-    const { desk, request } = this
-    const { exchange } = desk
+    const { exchange } = this.desk
     const answer =
       call.frames === undefined
         ? exchange.call(call, body)
-        : Effect.scoped(Effect.flatMap(exchange.stream(call, body), (reply) => this.deliver(call, reply)))
-    const fiber = Effect.runForkWith(exchange.contextFor(call.context, request.headers))(answer)
-    const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return this.ended(call, exit)
-    this.fiber = fiber
-    desk.open.add(fiber)
-    fiber.addObserver((exit) => this.ended(call, exit))
-  }
-
-  private ended(call: Call<R>, exit: Exit.Exit<Reply>): void {
-    if (exit._tag === "Success") return this.finish(exit.value)
-    const { requestId } = call.context
-    this.finish(this.desk.exchange.unavailable(call.endpoint, requestId))
+        : Effect.scoped(Effect.flatMap(exchange.stream(call, body), (reply) => this.deliver(reply)))
+    this.run(this.fork(call, answer), (exit) =>
+      this.finish(exit._tag === "Success" ? exit.value : exchange.unavailable(call))
+    )
   }
 
   /** Sends a stream, and gives the answer by which it is counted: the one to its failure, if it fails. */
-  private deliver(call: Call<R>, reply: Reply): Effect.Effect<Reply> {
+  private deliver(reply: Reply): Effect.Effect<Reply> {
     const { body } = reply
     if (!(body instanceof Flow)) return Effect.succeed(reply)
     return Effect.suspend(() => {
@@ -143,14 +169,11 @@ export class Conversation<R extends Route> {
   private finish(reply: Reply): void {
     this.isFinished = true
     const call = this.call!
-    const { desk, request, response } = this
+    const { desk, response } = this
     const isGone = response.destroyed
     desk.count(call.endpoint.path, isGone ? CLIENT_CLOSED_REQUEST : reply.status)
-    if (isGone) {
-      const { context, endpoint } = call
-      const note = desk.exchange.clientLeft(endpoint, context.requestId)
-      Effect.runForkWith(desk.exchange.contextFor(context, request.headers))(note)
-    } else if (!response.headersSent) this.send(reply)
+    if (isGone) this.fork(call, desk.exchange.clientLeft(call))
+    else if (!response.headersSent) this.send(reply)
     else if (!response.writableEnded) this.breakOff(call, reply)
   }
 
@@ -193,8 +216,7 @@ export class Conversation<R extends Route> {
     if (this.response.writableEnded) return
     if (this.call?.outlivesClient === true) return this.outlet?.close()
     if (this.fiber !== undefined) this.fiber.interruptUnsafe()
-    else if (!this.isFinished && this.call !== undefined)
-      this.finish(this.desk.exchange.unreadable(this.call.context.requestId))
+    else if (!this.isFinished && this.call !== undefined) this.finish(this.desk.exchange.unreadable(this.call))
   }
 }
 

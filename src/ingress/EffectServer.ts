@@ -3,11 +3,14 @@
  *
  * @since 0.1.0
  */
-import { ByteSize, Cause, Clock, Context, Duration, Effect, Exit, Fiber, type Scope, Stream } from "effect"
+import { ByteSize, Cause, Clock, Duration, Effect, Exit, Fiber, Option, type Scope, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { type HttpServerRequest, HttpServerResponse } from "effect/http"
 import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
+import { Socket } from "node:net"
 import type { Reply } from "../exchange/Answer.ts"
+import * as Auth from "../exchange/Auth.ts"
+import type { Peer } from "../exchange/Auth.ts"
 import { type Bounds, type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
 import { Flow, Outlet, type Piece } from "../exchange/Outlet.ts"
 import type { Route } from "../exchange/RouteTable.ts"
@@ -18,35 +21,54 @@ import type { Count } from "../exchange/Tally.ts"
 export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, count: Count) =>
   Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
     const opening = exchange.open(request.method, request.url, request.headers)
-    if (opening._tag === "Answer") {
-      count(opening.route, opening.reply.status)
-      return toResponse(opening.reply)
+    if (opening._tag !== "Call") {
+      const reply = opening._tag === "Answer" ? opening.reply : yield* opening.answer(() => peerOf(request))
+      count(opening.route, reply.status)
+      return toResponse(reply)
     }
-    const { context, endpoint } = opening
-    const context_ = exchange.contextFor(context, request.headers)
+    const { endpoint } = opening
     const left = Effect.suspend(() => {
       count(endpoint.path, CLIENT_CLOSED_REQUEST)
-      return exchange.clientLeft(endpoint, context.requestId)
+      return exchange.clientLeft(opening)
     })
     const work = Effect.gen(function* () {
-      const body = yield* Effect.exit(receive(request, opening, bounds, exchange))
-      if (Exit.isFailure(body)) return Cause.squash(body.cause) as Reply
-      return yield* opening.frames === undefined
-        ? exchange.call(opening, body.value)
-        : exchange.stream(opening, body.value)
+      const call = exchange.authorize === undefined ? opening : yield* exchange.authorize(opening, peerOf(request))
+      if ("status" in call) return call
+      return yield* Effect.matchEffect(receive(request, call, bounds, exchange), {
+        onFailure: (reply) => Effect.succeed(reply),
+        onSuccess: (body) => answer(exchange, call, body)
+      })
     })
-    const reply = yield* withClient(opening, work).pipe(
-      Effect.onInterrupt(() => left),
-      Effect.provideContext(context_ as Context.Context<never>)
+    const served = Effect.gen(function* () {
+      const reply = yield* Effect.onInterrupt(work, () => left)
+      if (reply.body instanceof Flow) return yield* streaming(opening, reply, reply.body, bounds, count, left)
+      if (opening.outlivesClient && (yield* isInterrupted)) yield* left
+      else count(endpoint.path, reply.status)
+      return toResponse(reply)
+    })
+    return yield* Effect.provideContext(
+      opening.outlivesClient ? Effect.uninterruptible(served) : served,
+      exchange.contextFor(opening)
     )
-    if (reply.body instanceof Flow) return yield* streaming(opening, reply, reply.body, bounds, count, left)
-    count(endpoint.path, reply.status)
-    return toResponse(reply)
   })
 
-/** Work that ends when the client leaves, unless it asked for it to go on. */
-const withClient = <A, E, R>({ outlivesClient }: Call, work: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  outlivesClient ? Effect.flatMap(Effect.forkDetach(work, { startImmediately: true }), Fiber.join) : work
+/** Whether the server has interrupted this fiber, which it does when the client leaves. */
+const isInterrupted = Effect.map(Effect.exit(Effect.interruptible(Effect.yieldNow)), Exit.isFailure)
+
+const answer = <R extends Route>(exchange: Exchange<R>, call: Call<R>, body: Received) => {
+  const answered: Effect.Effect<Reply, never, Scope.Scope> =
+    call.frames === undefined ? exchange.call(call, body) : exchange.stream(call, body)
+  // Who makes the request is known by now.
+  return Effect.provideContext(answered, exchange.contextFor(call))
+}
+
+/** What the connection says, where the server is Node's. */
+const peerOf = ({ remoteAddress, source }: HttpServerRequest.HttpServerRequest): Peer => {
+  const { socket } = source as { readonly socket?: Socket }
+  return socket instanceof Socket
+    ? Auth.peerOf(socket)
+    : { remoteAddress: Option.getOrUndefined(Option.map(remoteAddress, String)), certificate: undefined }
+}
 
 const receive = <R extends Route>(
   request: HttpServerRequest.HttpServerRequest,
@@ -54,7 +76,7 @@ const receive = <R extends Route>(
   { maxBodySize, receiveTimeout }: Bounds,
   exchange: Exchange<R>
 ): Effect.Effect<Received, Reply> => {
-  const { context, endpoint, query } = call
+  const { endpoint, query } = call
   if (query !== undefined) return Effect.succeed("")
   if (!isWhole(endpoint.takes)) return Effect.succeed(request.stream)
   const whole =
@@ -63,12 +85,12 @@ const receive = <R extends Route>(
     Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodySize)),
     Effect.mapError(({ reason }) =>
       reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
-        ? exchange.tooLarge(endpoint, context.requestId)
-        : exchange.unreadable(context.requestId)
+        ? exchange.tooLarge(call)
+        : exchange.unreadable(call)
     ),
     Effect.timeoutOrElse({
       duration: receiveTimeout,
-      orElse: () => Effect.fail(exchange.tooSlow(context.requestId))
+      orElse: () => Effect.fail(exchange.tooSlow(call))
     })
   )
 }
@@ -85,24 +107,25 @@ const streaming = Effect.fnUntraced(function* (
   left: Effect.Effect<void>
 ): Effect.fn.Return<HttpServerResponse.HttpServerResponse, never, Scope.Scope> {
   const { endpoint, frames, outlivesClient } = call
+  const over = (status: number) => (isGone ? left : Effect.sync(() => count(endpoint.path, status)))
   const clock = yield* Clock.Clock
   const server = yield* Effect.withFiber((fiber) => Effect.succeed(fiber))
   const pipe = new Pipe()
   let isOver = false
+  let isGone = false
   const outlet = new Outlet(
     (load, taken) => pipe.give(load, taken),
     () => clock.currentTimeMillisUnsafe()
   )
   const sending = Effect.matchEffect(flow.run(outlet), {
     onSuccess: () =>
-      Effect.sync(() => {
-        count(endpoint.path, reply.status)
+      Effect.map(over(reply.status), () => {
         isOver = true
         pipe.end()
       }),
     onFailure: (failure) =>
       Effect.gen(function* () {
-        count(endpoint.path, failure.status)
+        yield* over(failure.status)
         const patience = failure.status === CLIENT_CLOSED_REQUEST ? 0 : Duration.toMillis(stallTimeout)
         const isTaken = yield* outlet.finish(frames!.error(failure.body as string), patience)
         if (!isTaken) return server.interruptUnsafe()
@@ -112,11 +135,12 @@ const streaming = Effect.fnUntraced(function* (
         pipe.breakOff()
       })
   }).pipe(Effect.onInterrupt(() => left))
-  const fiber = yield* Effect.forkChild(sending, { startImmediately: true })
+  const fiber = yield* Effect.forkDetach(sending, { startImmediately: true })
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
       if (isOver) return Effect.void
       if (!outlivesClient) return Fiber.interrupt(fiber)
+      isGone = true
       outlet.close()
       return Fiber.await(fiber)
     })

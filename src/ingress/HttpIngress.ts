@@ -12,9 +12,13 @@ import { HttpRouter, type HttpServer } from "effect/http"
 import { count, decode, orElse, Time } from "../core/Options.ts"
 import * as Handle from "../deployment/Handle.ts"
 import * as Answer from "../exchange/Answer.ts"
+import type * as Auth from "../exchange/Auth.ts"
+import * as Compression from "../exchange/Compression.ts"
+import * as Cors from "../exchange/Cors.ts"
 import * as Exchange from "../exchange/Exchange.ts"
 import * as EffectServer from "./EffectServer.ts"
 import * as NodeServer from "./NodeServer.ts"
+import * as OwnPaths from "../exchange/OwnPaths.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
 import * as RouteTable from "../exchange/RouteTable.ts"
 import * as Tally from "../exchange/Tally.ts"
@@ -53,8 +57,36 @@ export const Options = Schema.Struct({
    * Whether an overloaded event loop refuses requests before their bodies are read: "sheddable" ones first, then most
    * "default" ones, "critical" ones never. They get `refusalStatus`. Default `true`.
    */
-  processGate: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true)))
+  processGate: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
+  /**
+   * Whether `/-/routes`, `/-/openapi.json` and `/-/docs` are for those alone whom `authorize` knows. `/-/healthz` is for anybody. Default
+   * `true`.
+   */
+  protectOwnPaths: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
+  /** Pages of which other origins may call. Default none. */
+  cors: Schema.optionalKey(Cors.Options),
+  /** What is compressed, of answers that are sent whole; streams are not. Default nothing; `{}` for the defaults of its own. */
+  compression: Schema.optionalKey(Compression.Options),
+  /** What `/-/openapi.json` and `/-/docs` are headed with. Default: the names of the deployments, and `"1.0.0"`. */
+  openApi: Schema.optionalKey(
+    Schema.Struct({
+      title: Schema.optionalKey(Schema.NonEmptyString),
+      version: Schema.optionalKey(Schema.NonEmptyString),
+      description: Schema.optionalKey(Schema.String)
+    })
+  )
 })
+
+/**
+ * Who may call.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Authorizing<A> {
+  /** Finds out who makes a request, before its body is read. See `Auth`. Default: nobody is asked, and anybody may call. */
+  readonly authorize?: Auth.Authorize<A>
+}
 
 /**
  * The options of {@link layerNode}.
@@ -76,6 +108,11 @@ export const NodeOptions = Schema.Struct({
    * when replicas of a module deployment run on the app's loop, and `SERVE_RUN_ROUTER_IN_SEPARATE_LOOP` is not 0.
    */
   ownThread: Schema.optionalKey(Schema.Boolean),
+  /**
+   * Serves HTTPS, with at least TLS 1.2: key and certificate in PEM. `clientCertificate` is what is asked of clients (mutual TLS): nothing,
+   * to `"request"` one, or to `"require"` one of the `ca`, without which there is no connection. `authorize` reads it. Default: plain HTTP.
+   */
+  tls: Schema.optionalKey(NodeServer.Tls),
   /** Bytes that the headers of a request may have; more are answered with 431. Default `16384`. */
   maxHeaderSize: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(16 * 1024))),
   /** Connections open at once; further ones are closed. Default `10000`. */
@@ -131,19 +168,23 @@ export class Address extends Context.Service<
  * @category layers
  * @since 0.1.0
  */
-export const layerNode = <const R extends RouteTable.Routes>(
+export const layerNode = <const R extends RouteTable.Routes, A = never>(
   routes: R,
-  options: typeof NodeOptions.Encoded = {}
-): Layer.Layer<Address, NodeServer.ListenFailed, RouteTable.Services<R>> =>
+  options: typeof NodeOptions.Encoded & Authorizing<A> = {}
+): Layer.Layer<Address, NodeServer.ListenFailed, RouteTable.Services<R> | A> =>
   Layer.effect(Address)(
     Effect.gen(function* () {
-      const bounds = yield* decode(NodeOptions, options, "HttpIngress.layerNode")
+      const { authorize, ...written } = options
+      const bounds = yield* decode(NodeOptions, written, "HttpIngress.layerNode")
       const table = yield* RouteTable.make(routes, bounds)
+      const settings = yield* settingsOf(table, bounds, authorize)
       const handles = yield* RouteTable.handlesOf(routes)
       const ownThread = bounds.ownThread ?? Array.from(handles.values()).some(Handle.avoidsLoop)
-      const listening = ownThread ? ThreadServer.serve(table, handles, bounds) : serveHere(table, bounds)
+      const listening = ownThread
+        ? ThreadServer.serve(table, handles, settings, bounds)
+        : NodeServer.serve(yield* Exchange.make(table, settings, answering), bounds, yield* Tally.make)
       const { address: host, family, port } = yield* listening
-      const url = `http://${family === "IPv6" ? `[${host}]` : host}:${port}`
+      const url = `${bounds.tls === undefined ? "http" : "https"}://${family === "IPv6" ? `[${host}]` : host}:${port}`
       yield* Effect.logInfo(`Listening on ${url}`)
       return { host, port, url }
     })
@@ -151,9 +192,38 @@ export const layerNode = <const R extends RouteTable.Routes>(
 
 const answering = { call: Answer.ofCall, stream: Answer.ofStream }
 
-const serveHere = Effect.fnUntraced(function* (table: RouteTable.RouteTable, bounds: typeof NodeOptions.Type) {
-  const exchange = yield* Exchange.make(table, bounds, answering)
-  return yield* NodeServer.serve(exchange, bounds, yield* Tally.make)
+const settingsOf = Effect.fnUntraced(function* <A>(
+  table: RouteTable.RouteTable,
+  bounds: typeof Options.Type,
+  authorize: Auth.Authorize<A> | undefined
+): Effect.fn.Return<Exchange.Settings, never, A> {
+  const context = yield* Effect.context<A>()
+  const { compression, maxBodySize, maxUploadSize, openApi, protectOwnPaths } = bounds
+  const names = Array.from(new Set(table.endpoints.map(({ deployment }) => deployment)))
+  const secured = authorize !== undefined
+  const document = Effect.map(
+    Effect.promise(() => import("../exchange/OpenApi.ts")),
+    ({ make }) =>
+      make({
+        title: names.join(", "),
+        version: "1.0.0",
+        ...openApi,
+        operations: table.endpoints,
+        choices: bounds,
+        maxBodySize,
+        maxUploadSize,
+        secured,
+        adminClosed: secured && protectOwnPaths
+      })
+  )
+  return {
+    bounds,
+    protectOwnPaths,
+    compression,
+    document,
+    cors: bounds.cors ?? (yield* decode(Cors.Options, {}, "cors")),
+    authorize: secured ? (headers, peer) => Effect.provideContext(authorize(headers, peer), context) : undefined
+  }
 })
 
 /**
@@ -162,10 +232,10 @@ const serveHere = Effect.fnUntraced(function* (table: RouteTable.RouteTable, bou
  * @category layers
  * @since 0.1.0
  */
-export const layer = <const R extends RouteTable.Routes>(
+export const layer = <const R extends RouteTable.Routes, A = never>(
   routes: R,
-  options: typeof Options.Encoded = {}
-): Layer.Layer<never, never, HttpServer.HttpServer | RouteTable.Services<R>> =>
+  options: typeof Options.Encoded & Authorizing<A> = {}
+): Layer.Layer<never, never, HttpServer.HttpServer | RouteTable.Services<R> | A> =>
   HttpRouter.serve(addTo(routes, options, ["/*"]), { disableLogger: true })
 
 /**
@@ -174,25 +244,27 @@ export const layer = <const R extends RouteTable.Routes>(
  * @category layers
  * @since 0.1.0
  */
-export const layerRouter = <const R extends RouteTable.Routes>(
+export const layerRouter = <const R extends RouteTable.Routes, A = never>(
   routes: R,
-  options: typeof Options.Encoded = {}
-): Layer.Layer<never, never, HttpRouter.HttpRouter | RouteTable.Services<R>> => {
+  options: typeof Options.Encoded & Authorizing<A> = {}
+): Layer.Layer<never, never, HttpRouter.HttpRouter | RouteTable.Services<R> | A> => {
   const below = Object.keys(routes).map((prefix) =>
     prefix === "/" ? ("/*" as const) : (`${prefix}/*` as `/${string}`)
   )
-  return addTo(routes, options, ["/-/healthz", "/-/routes", ...below])
+  return addTo(routes, options, [...OwnPaths.paths, ...below])
 }
 
-const addTo = <R extends RouteTable.Routes>(
+const addTo = <R extends RouteTable.Routes, A>(
   routes: R,
-  options: typeof Options.Encoded,
+  options: typeof Options.Encoded & Authorizing<A>,
   patterns: ReadonlyArray<`/${string}`>
 ) =>
   Layer.effectDiscard(
     Effect.gen(function* () {
-      const chosen = yield* decode(Options, options, "HttpIngress")
-      const exchange = yield* Exchange.make(yield* RouteTable.make(routes, chosen), chosen, answering)
+      const { authorize, ...written } = options
+      const chosen = yield* decode(Options, written, "HttpIngress")
+      const table = yield* RouteTable.make(routes, chosen)
+      const exchange = yield* Exchange.make(table, yield* settingsOf(table, chosen, authorize), answering)
       yield* Effect.addFinalizer(() => Effect.sync(exchange.drain))
       const handler = EffectServer.handler(exchange, chosen, yield* Tally.make)
       const router = yield* HttpRouter.HttpRouter

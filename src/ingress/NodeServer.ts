@@ -5,11 +5,28 @@
  */
 import { Clock, Duration, Effect, type Fiber, Schema, type Scope } from "effect"
 import * as Http from "node:http"
+import * as Https from "node:https"
 import type { AddressInfo } from "node:net"
 import type { Exchange } from "../exchange/Exchange.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import type { Count } from "../exchange/Tally.ts"
 import { Conversation } from "./Conversation.ts"
+
+/**
+ * What TLS needs; see `HttpIngress.NodeOptions`.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const Tls = Schema.Struct({
+  key: Schema.NonEmptyString,
+  cert: Schema.NonEmptyString,
+  /** Certificates of those who sign the certificates of clients, in PEM. */
+  ca: Schema.optionalKey(Schema.NonEmptyString),
+  clientCertificate: Schema.Literals(["none", "request", "require"]).pipe(
+    Schema.withDecodingDefaultTypeKey(Effect.succeed("none" as const))
+  )
+})
 
 /**
  * Where the server listens, and the bounds of what it takes from the network.
@@ -20,6 +37,7 @@ import { Conversation } from "./Conversation.ts"
 export interface Bounds {
   readonly port: number
   readonly host: string
+  readonly tls?: typeof Tls.Type
   readonly maxBodySize: number
   readonly maxHeaderSize: number
   readonly maxConnections: number
@@ -72,7 +90,7 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     stallTimeout: Duration.toMillis(bounds.stallTimeout),
     now
   }
-  const server = Http.createServer({
+  const server = create(bounds.tls, {
     maxHeaderSize: bounds.maxHeaderSize,
     headersTimeout: Duration.toMillis(bounds.headersTimeout),
     // How long a body may take depends on its method, so `Bodies` looks after that.
@@ -81,8 +99,10 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     connectionsCheckingInterval: 1000
   })
   server.maxConnections = bounds.maxConnections
-  server.on("request", (request, response) => new Conversation(desk, request, response).begin())
-  server.on("checkContinue", (request, response) => {
+  server.on("request", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
+    new Conversation(desk, request, response).begin()
+  )
+  server.on("checkContinue", (request: Http.IncomingMessage, response: Http.ServerResponse) => {
     response.writeContinue()
     new Conversation(desk, request, response).begin()
   })
@@ -94,6 +114,17 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   )
   return server.address() as AddressInfo
 })
+
+const create = (tls: Bounds["tls"], options: Http.ServerOptions): Http.Server =>
+  tls === undefined
+    ? Http.createServer(options)
+    : Https.createServer({
+        ...options,
+        ...tls,
+        requestCert: tls.clientCertificate !== "none",
+        rejectUnauthorized: tls.clientCertificate === "require",
+        handshakeTimeout: options.headersTimeout
+      })
 
 const listen = (server: Http.Server, { host, port }: Bounds) =>
   Effect.callback<void, ListenFailed>((resume) => {

@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, Schema, type Scope, Stream } from "effect"
+import { Cause, Duration, Effect, Schema, type Scope, Stream } from "effect"
 import { Rpc } from "effect/rpc"
 import type { AddressInfo } from "node:net"
 import type { Body } from "../core/HttpSchema.ts"
@@ -20,7 +20,9 @@ import * as Telemetry from "../wire/Telemetry.ts"
 import { resolveModule } from "../core/ModuleFile.ts"
 import * as Answer from "../exchange/Answer.ts"
 import { type Bounds, ListenFailed } from "./NodeServer.ts"
-import { isWhole } from "../exchange/Exchange.ts"
+import { type Authorize, Forbidden, Unauthorized } from "../exchange/Auth.ts"
+import { isWhole, type Settings } from "../exchange/Exchange.ts"
+import type { Document } from "../exchange/OpenApi.ts"
 import { type Frames, named } from "../exchange/Frames.ts"
 import type { Endpoint, Route, RouteTable } from "../exchange/RouteTable.ts"
 import type * as Status from "../exchange/Status.ts"
@@ -40,9 +42,13 @@ export interface ServerData {
   readonly routes: ReadonlyArray<Omit<Route, "statusOf">>
   readonly deployments: ReadonlyArray<{ readonly name: string; readonly options: DeploymentOptions }>
   /** In milliseconds where they are times. */
-  readonly bounds: Readonly<Record<keyof Bounds, number | string>>
+  readonly bounds: Readonly<Record<keyof Bounds | keyof Settings["bounds"], unknown>>
   readonly choices: Status.Choices
   readonly processGate: boolean
+  /** What is the same in the app, except for who may call: that is asked there. */
+  readonly settings: Pick<Settings, "protectOwnPaths" | "cors" | "compression">
+  readonly asks: boolean
+  readonly document: Document | string
   /** Whether every deployment is ready: its one number is 1 then. */
   readonly ready: SharedArrayBuffer
 }
@@ -57,6 +63,14 @@ export const codecOf = ({ stream }: Route | Omit<Route, "statusOf">) => MethodCo
 
 /** The method by which the app reads a body that is still coming, from its number. */
 export const body = { target: "body", codec: MethodCodec.make(plainStream) }
+
+/** The method by which the app is asked who makes a request. */
+export const authorization = {
+  target: "authorize",
+  codec: MethodCodec.make(
+    Rpc.make("authorize", { payload: Schema.Any, success: Schema.Any, error: Schema.Union([Unauthorized, Forbidden]) })
+  )
+}
 
 /**
  * What stands for a body that is still coming.
@@ -85,6 +99,7 @@ export interface SentStream {
 export const serve = Effect.fnUntraced(function* (
   table: RouteTable,
   handles: ReadonlyMap<string, object>,
+  settings: Settings,
   options: Bounds & Status.Choices & { readonly processGate: boolean }
 ): Effect.fn.Return<AddressInfo, ListenFailed, Scope.Scope> {
   const context = yield* Effect.context()
@@ -96,7 +111,7 @@ export const serve = Effect.fnUntraced(function* (
   const thread = yield* LinkedThread.start({
     name: "ingress",
     entry,
-    data: yield* dataOf(table, handles, options, ready),
+    data: yield* dataOf(table, handles, settings, options, ready),
     makeEnd: yield* AppEnd.make,
     resourceLimits: {},
     // It lets open requests finish, which takes as long as it may, and closes.
@@ -110,6 +125,10 @@ export const serve = Effect.fnUntraced(function* (
   const read = thread.link.method(body.target, body.codec) as (id: unknown) => Body
   for (const endpoint of table.endpoints)
     thread.link.served.set(endpoint.path, { codec: codecOf(endpoint), run: answer(endpoint, read), context })
+  if (settings.authorize !== undefined) {
+    const run = (question: unknown) => settings.authorize!(...(question as Parameters<Authorize>))
+    thread.link.served.set(authorization.target, { codec: authorization.codec, run, context })
+  }
   return yield* Effect.catch(thread.ready, (why) =>
     why instanceof Object
       ? Effect.fail(new ListenFailed(why as ListenFailed))
@@ -138,10 +157,12 @@ const answer = (endpoint: Endpoint, read: (id: unknown) => Body) => {
 const dataOf = Effect.fnUntraced(function* (
   table: RouteTable,
   handles: ReadonlyMap<string, object>,
-  options: Parameters<typeof serve>[2],
+  settings: Settings,
+  options: Parameters<typeof serve>[3],
   ready: Int32Array<SharedArrayBuffer>
 ) {
-  const { processGate, refusalStatus, timeoutStatus, ...bounds } = options
+  const { processGate, refusalStatus, timeoutStatus } = options
+  const { compression, cors, protectOwnPaths } = settings
   const data: ServerData = {
     routes: table.endpoints.map(({ deployment, gives, method, path, stream, takes }) => ({
       deployment,
@@ -154,7 +175,10 @@ const dataOf = Effect.fnUntraced(function* (
     deployments: yield* Effect.forEach(handles, ([name, handle]) =>
       Effect.map(Handle.stateOf(handle), (state) => ({ name, options: optionsOf(state) }))
     ),
-    bounds: millisOf(bounds) as ServerData["bounds"],
+    bounds: millisOf({ ...settings.bounds, ...options }) as ServerData["bounds"],
+    settings: { compression, protectOwnPaths, cors: millisOf(cors) as typeof cors },
+    asks: settings.authorize !== undefined,
+    document: yield* Effect.catchCause(settings.document, (cause) => Effect.succeed(Cause.pretty(cause))),
     choices: { refusalStatus, timeoutStatus },
     processGate,
     ready: ready.buffer

@@ -16,6 +16,7 @@ import type { Start } from "../wire/AppEnd.ts"
 import * as Telemetry from "../wire/Telemetry.ts"
 import * as ThreadEnd from "../wire/ThreadEnd.ts"
 import * as Answer from "../exchange/Answer.ts"
+import type { Authorize } from "../exchange/Auth.ts"
 import * as Exchange from "../exchange/Exchange.ts"
 import { type Bounds, ListenFailed, serve } from "./NodeServer.ts"
 import type { Piece } from "../exchange/Outlet.ts"
@@ -24,7 +25,7 @@ import * as ProcessGate from "../exchange/ProcessGate.ts"
 import { of, type Route } from "../exchange/RouteTable.ts"
 import * as Status from "../exchange/Status.ts"
 import * as Tally from "../exchange/Tally.ts"
-import { body, codecOf, type SentBody, type SentStream, type ServerData } from "./ThreadServer.ts"
+import { authorization, body, codecOf, type SentBody, type SentStream, type ServerData } from "./ThreadServer.ts"
 
 const data = workerData as ServerData & Start
 const end = ThreadEnd.open(data)
@@ -117,7 +118,15 @@ const program = Effect.gen(function* () {
   const endpoints = (yield* Effect.forEach(data.deployments, ({ name, options }) => handle(name, options))).flat()
   const ready = new Int32Array(data.ready)
   const table = of(endpoints, () => Atomics.load(ready, 0) === 1)
-  const exchange = yield* Exchange.make(table, data.bounds as unknown as Exchange.Bounds, answering)
+  const ask = end.link.method(authorization.target, authorization.codec)
+  const { document } = data
+  const settings: Exchange.Settings = {
+    ...data.settings,
+    bounds: data.bounds as unknown as Exchange.Bounds,
+    authorize: data.asks ? (...question) => ask(question) as ReturnType<Authorize> : undefined,
+    document: typeof document === "string" ? Effect.die(new Error(document)) : Effect.succeed(document)
+  }
+  const exchange = yield* Exchange.make(table, settings, answering)
   const address = yield* serve(exchange, data.bounds as unknown as Bounds, yield* Tally.make)
   const report = Effect.map(Telemetry.metrics, (metrics) => end.link.note("metrics", metrics))
   yield* Effect.forkScoped(Effect.forever(Effect.andThen(report, Effect.sleep("1 second"))))

@@ -16,7 +16,11 @@ const Seen = Schema.Struct({
   sessionId: Schema.UndefinedOr(Schema.String),
   route: Schema.UndefinedOr(Schema.String),
   principal: Schema.UndefinedOr(
-    Schema.Struct({ id: Schema.String, claims: Schema.optionalKey(Schema.Record(Schema.String, Schema.Boolean)) })
+    Schema.Struct({
+      id: Schema.String,
+      tenant: Schema.optionalKey(Schema.String),
+      claims: Schema.optionalKey(Schema.Record(Schema.String, Schema.Unknown))
+    })
   ),
   lastEventId: Schema.UndefinedOr(Schema.String)
 })
