@@ -183,30 +183,27 @@ const pieceByPiece = {
 
 const compressorOn = (stream: ReturnType<(typeof pieceByPiece)[Encoding]>): Compressor => {
   let pieces: Array<Buffer> = []
+  let fail: ((error: Error) => void) | undefined
   stream.on("data", (piece: Buffer) => pieces.push(piece))
-  // Whoever waits is told of it.
-  stream.on("error", () => {})
-  const take = (): Uint8Array => {
-    // What has come out, but has not been handed over, as it may be a turn of the event loop later.
-    while (stream.read() !== null);
+  // When zlib itself fails, the callback of the write is never called.
+  stream.on("error", (error) => fail?.(error))
+  const take = Effect.sync((): Uint8Array => {
     const taken = pieces
     pieces = []
     return taken.length === 1 ? taken[0]! : Buffer.concat(taken)
-  }
+  })
+  /** Waits for what `start` starts, and takes what has come out. */
+  const run = (start: (done: (error?: Error | null) => void) => void) =>
+    Effect.callback<Uint8Array>((resume) => {
+      fail = (error) => resume(Effect.die(error))
+      start((error) => resume(error ? Effect.die(error) : take))
+    })
   return {
-    write: (piece) =>
-      piece.length === 0
-        ? Effect.sync(take)
-        : Effect.callback((resume) => {
-            stream.write(piece, (error) => resume(error ? Effect.die(error) : Effect.sync(take)))
-          }),
-    end: Effect.callback((resume) => {
-      if (stream.writableEnded) return resume(Effect.die(new Error("The compressor has ended")))
-      const cleanup = finished(stream, { writable: false }, (error) =>
-        resume(error ? Effect.die(error) : Effect.sync(take))
-      )
+    write: (piece) => (piece.length === 0 ? take : run((done) => stream.write(piece, done))),
+    end: run((done) => {
+      if (stream.writableEnded) return done(new Error("The compressor has ended"))
+      finished(stream, { writable: false }, done)
       stream.end()
-      return Effect.sync(cleanup)
     })
   }
 }

@@ -8,7 +8,7 @@
  */
 import { Clock, Duration, Effect, Exit, Option, Pull, type Scope, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { because, DeadlineExceeded, type Reason, SlowConsumer } from "../core/ServeError.ts"
+import { DeadlineExceeded, type Reason, SlowConsumer } from "../core/ServeError.ts"
 
 /** Characters or bytes that make a load. A single element may be larger. */
 const LOAD = 16 * 1024

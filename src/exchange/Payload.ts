@@ -7,7 +7,6 @@ import { Duration, Effect, Stream } from "effect"
 import * as Multipart from "effect/http/Multipart"
 import type { Body, Field, File, Part } from "../core/HttpSchema.ts"
 import { BadUpload, because, type ServeError } from "../core/ServeError.ts"
-import type { Takes } from "./RouteTable.ts"
 
 /**
  * The bounds of a body that a handler reads while it comes.

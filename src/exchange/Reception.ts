@@ -134,11 +134,8 @@ const refusal = (place: Place, request: RequestContext, cause: Cause.Cause<unkno
   return Effect.succeed({ ...reply, headers: { "www-authenticate": error.challenge } })
 }
 
-const withPrincipal = (request: RequestContext, principal: Principal): RequestContext => ({
-  ...request,
-  principal,
-  tenant: principal.tenant ?? request.tenant
-})
+const withPrincipal = (request: RequestContext, principal: Principal): RequestContext =>
+  Object.assign({}, request, { principal, tenant: principal.tenant ?? request.tenant })
 
 const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
 /** Characters that a header may have which handlers read. */

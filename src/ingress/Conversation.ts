@@ -7,7 +7,7 @@
  * @since 0.1.0
  */
 import * as NodeStream from "@effect/platform-node/NodeStream"
-import { Effect, type Exit, type Fiber } from "effect"
+import { Effect, type Exit, type Fiber, identity } from "effect"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import type { Reply } from "../exchange/Answer.ts"
 import { peerOf } from "../exchange/Auth.ts"
@@ -85,8 +85,7 @@ export class Conversation<R extends Route> {
     if (response.destroyed && !call.outlivesClient) return this.finish(this.desk.exchange.unreadable(call))
     if (call.query !== undefined) return this.work(call, "")
     if (isWhole(call.endpoint.takes)) return this.receive(call)
-    const onError = (error: unknown) => error
-    this.work(call, NodeStream.fromReadable({ evaluate: () => request, onError, closeOnDone: false }))
+    this.work(call, NodeStream.fromReadable({ evaluate: () => request, onError: identity, closeOnDone: false }))
   }
 
   private fork<A>(call: Call<R>, effect: Effect.Effect<A>): Fiber.Fiber<A> {

@@ -63,7 +63,7 @@ const answer = <R extends Route>(exchange: Exchange<R>, call: Call<R>, body: Rec
 }
 
 /** What the connection says, where the server is Node's. */
-const peerOf = ({ remoteAddress, source }: HttpServerRequest.HttpServerRequest): Peer => {
+export const peerOf = ({ remoteAddress, source }: HttpServerRequest.HttpServerRequest): Peer => {
   const { socket } = source as { readonly socket?: Socket }
   return socket instanceof Socket
     ? Auth.peerOf(socket)
@@ -196,7 +196,8 @@ class Pipe {
   }
 }
 
-const toResponse = (reply: Reply): HttpServerResponse.HttpServerResponse =>
+/** An answer that is sent whole. */
+export const toResponse = (reply: Reply): HttpServerResponse.HttpServerResponse =>
   typeof reply.body === "string"
     ? HttpServerResponse.text(reply.body, head(reply))
     : HttpServerResponse.uint8Array(reply.body as Uint8Array, head(reply))

@@ -10,6 +10,7 @@
 import { Context, Duration, Effect, Layer, Schema } from "effect"
 import { HttpRouter, type HttpServer } from "effect/http"
 import { count, decode, orElse, Time } from "../core/Options.ts"
+import type { ServeError } from "../core/ServeError.ts"
 import * as Handle from "../deployment/Handle.ts"
 import * as Answer from "../exchange/Answer.ts"
 import type * as Auth from "../exchange/Auth.ts"
@@ -17,6 +18,7 @@ import * as Compression from "../exchange/Compression.ts"
 import * as Cors from "../exchange/Cors.ts"
 import * as Exchange from "../exchange/Exchange.ts"
 import * as EffectServer from "./EffectServer.ts"
+import * as Middleware from "./Middleware.ts"
 import * as NodeServer from "./NodeServer.ts"
 import * as OwnPaths from "../exchange/OwnPaths.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
@@ -254,6 +256,58 @@ export const layerRouter = <const R extends RouteTable.Routes, A = never>(
   return addTo(routes, options, [...OwnPaths.paths, ...below])
 }
 
+/**
+ * Gives an application's own endpoints, of an `HttpRouter` or an `HttpApi`, what methods of deployments have: the request's id, which its
+ * answer says too; `RequestContext` with deadline, priority, tenant and principal, for them and the deployments that they call; an end at
+ * the deadline, and when the client leaves; refusals while the process is overloaded or stops; metrics; and for a `ServeError` its status.
+ * An `HttpApi` has no place for errors that its endpoints don't declare: there, let it die (`Effect.orDie`). What else an endpoint fails with
+ * is the application's, and its defects are answered as those of methods are.
+ *
+ * Provide it to the layer of the routes.
+ *
+ * @example
+ * ```ts
+ * import { NodeHttpServer, NodeRuntime } from "@effect/platform-node"
+ * import { Effect, Layer, Schema } from "effect"
+ * import { HttpRouter, HttpServerResponse } from "effect/http"
+ * import { Rpc } from "effect/rpc"
+ * import { createServer } from "node:http"
+ * import { Deployment, HttpIngress } from "effect-serve"
+ *
+ * class Greeter extends Deployment.Service<Greeter>()("Greeter", [
+ *   Rpc.make("greet", { payload: { name: Schema.String }, success: Schema.String })
+ * ]) {}
+ *
+ * const GreeterLive = Greeter.toLayer({ greet: ({ name }) => Effect.succeed(`hello ${name}`) })
+ *
+ * // curl localhost:3000/hello/ada -H 'x-request-timeout-ms: 100'
+ * const Hello = HttpRouter.add(
+ *   "GET",
+ *   "/hello/:name",
+ *   Effect.gen(function*() {
+ *     const greeter = yield* Greeter
+ *     const { name = "" } = yield* HttpRouter.params
+ *     return HttpServerResponse.text(yield* greeter.greet({ name }))
+ *   })
+ * ).pipe(Layer.provide(HttpIngress.middleware()))
+ *
+ * const Http = HttpRouter.serve(Hello).pipe(
+ *   Layer.provide(NodeHttpServer.layer(createServer, { port: 3000 })),
+ *   Layer.provide(GreeterLive)
+ * )
+ * NodeRuntime.runMain(Layer.launch(Http))
+ * ```
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const middleware = <A = never>(
+  options: typeof Middleware.Options.Encoded & Authorizing<A> = {}
+): Layer.Layer<HttpRouter.Request<"Error", ServeError>, never, A> => {
+  const { authorize, ...written } = options
+  return Middleware.make(written, authorize).layer.pipe(Layer.provide(gateFor(options)))
+}
+
 const addTo = <R extends RouteTable.Routes, A>(
   routes: R,
   options: typeof Options.Encoded & Authorizing<A>,
@@ -273,5 +327,5 @@ const addTo = <R extends RouteTable.Routes, A>(
   ).pipe(Layer.provide(gateFor(options)))
 
 // Given as a layer, one gate serves all the ingresses of an application: they share its event loop.
-const gateFor = ({ processGate }: typeof Options.Encoded) =>
+const gateFor = ({ processGate }: { readonly processGate?: boolean }) =>
   processGate === false ? ProcessGate.layerNoop : ProcessGate.layer
