@@ -3,8 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Effect, Schema, type Scope } from "effect"
-import { finished } from "node:stream"
+import { Effect, Schema } from "effect"
 import * as Zlib from "node:zlib"
 import { count, orElse } from "../core/Options.ts"
 import type { Incoming } from "./Reception.ts"
@@ -46,7 +45,7 @@ export const Options = Schema.Struct({
   /** Bytes that a body must have to be compressed, at least. Default `1024`. */
   minSize: count(0).pipe(Schema.withDecodingDefaultTypeKey(orElse(1024))),
   /**
-   * What may be used; of those that a client likes equally well, the first one. `"br"` makes large bodies smallest, `"gzip"` streams.
+   * What may be used; of those that a client likes equally well, the first one. `"br"` makes large bodies smallest.
    * `"zstd"` is fastest, and still an experiment of Node. Default `["br", "gzip"]`.
    */
   encodings: Schema.Array(Encoding)
@@ -94,7 +93,7 @@ const qualitiesOf = (accepted: string): ReadonlyMap<string, number> | undefined 
 const NAME = /^[\w!#$%&'*+.^`|~-]+$/
 const WEIGHT = /^q=(?:0(?:\.\d{0,3})?|1(?:\.0{0,3})?)$/
 
-/** Whether a body gets smaller enough: it is text of some kind, and has at least `minSize` bytes; `Infinity` for a stream. */
+/** Whether a body gets smaller enough: it is text of some kind, and has at least `minSize` bytes. */
 export const worthIt = (
   contentType: string,
   size: number,
@@ -147,63 +146,4 @@ const whole: Record<Encoding, (body: Piece, done: Done) => void> = {
     Zlib.brotliCompress(body, { params: { ...brotli, [constants.BROTLI_PARAM_SIZE_HINT]: body.length } }, done),
   zstd: (body, done) => Zlib.zstdCompress(body, zstd, done),
   gzip: (body, done) => Zlib.gzip(body, gzip, done)
-}
-
-/**
- * Compresses a body piece by piece, one at a time.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Compressor {
-  /**
-   * Compresses one piece. With what came before it, the bytes are all that a client needs to read it. Those of a write that is
-   * interrupted come with the next one. Dies after the end.
-   */
-  readonly write: (piece: Piece) => Effect.Effect<Uint8Array>
-  /** The last bytes of the body. Dies after the end. */
-  readonly end: Effect.Effect<Uint8Array>
-}
-
-/** Makes a compressor. It has 0.4 to 1 MB of memory until the scope closes. */
-export const make = (encoding: Encoding): Effect.Effect<Compressor, never, Scope.Scope> =>
-  Effect.map(
-    Effect.acquireRelease(
-      Effect.sync(() => pieceByPiece[encoding]()),
-      (stream) => Effect.sync(() => stream.destroy())
-    ),
-    compressorOn
-  )
-
-const pieceByPiece = {
-  br: () => Zlib.createBrotliCompress({ flush: constants.BROTLI_OPERATION_FLUSH, params: brotli }),
-  zstd: () => Zlib.createZstdCompress({ ...zstd, flush: constants.ZSTD_e_flush }),
-  gzip: () => Zlib.createGzip({ ...gzip, flush: constants.Z_SYNC_FLUSH })
-}
-
-const compressorOn = (stream: ReturnType<(typeof pieceByPiece)[Encoding]>): Compressor => {
-  let pieces: Array<Buffer> = []
-  let fail: ((error: Error) => void) | undefined
-  stream.on("data", (piece: Buffer) => pieces.push(piece))
-  // When zlib itself fails, the callback of the write is never called.
-  stream.on("error", (error) => fail?.(error))
-  const take = Effect.sync((): Uint8Array => {
-    const taken = pieces
-    pieces = []
-    return taken.length === 1 ? taken[0]! : Buffer.concat(taken)
-  })
-  /** Waits for what `start` starts, and takes what has come out. */
-  const run = (start: (done: (error?: Error | null) => void) => void) =>
-    Effect.callback<Uint8Array>((resume) => {
-      fail = (error) => resume(Effect.die(error))
-      start((error) => resume(error ? Effect.die(error) : take))
-    })
-  return {
-    write: (piece) => (piece.length === 0 ? take : run((done) => stream.write(piece, done))),
-    end: run((done) => {
-      if (stream.writableEnded) return done(new Error("The compressor has ended"))
-      finished(stream, { writable: false }, done)
-      stream.end()
-    })
-  }
 }

@@ -85,6 +85,8 @@ export interface Cors {
    * `undefined` when it is no preflight, and when there are no origins: then it is a request like any other.
    */
   readonly preflight: (verb: string, headers: Incoming) => ResponseHeaders | undefined
+  /** Whether the pages of an origin may call. */
+  readonly allows: (origin: Incoming[string]) => boolean
   /** The headers that any other answer has, errors too, besides its own; their `vary` is to be joined with the answer's. */
   readonly headers: (origin: Incoming[string]) => ResponseHeaders
 }
@@ -98,7 +100,7 @@ const nothing: ResponseHeaders = {}
 /** Makes the decider. It needs no look at the options for each request. */
 export const make = (options: typeof Options.Type): Cors => {
   const { allowHeaders, exposeHeaders, origins } = options
-  if (origins.length === 0) return { preflight: () => undefined, headers: () => nothing }
+  if (origins.length === 0) return { preflight: () => undefined, allows: () => false, headers: () => nothing }
 
   const shared = options.credentials ? { "access-control-allow-credentials": "true" } : nothing
   const toAny = origins === "*" ? nothing : { vary: "origin" }
@@ -135,6 +137,7 @@ export const make = (options: typeof Options.Type): Cors => {
         ? toAny
         : { ...allowed, ...permission, ...permitted(headers["access-control-request-headers"]) }
     },
+    allows: (origin) => allow(origin) !== undefined,
     headers: (origin) => {
       if (origins === "*") return toAllExposed
       return (typeof origin === "string" ? answers.get(origin) : undefined) ?? toAny

@@ -5,9 +5,9 @@
  *
  * @since 0.1.0
  */
-import { type Context, Duration, Effect, type Scope, type Stream } from "effect"
+import { type Context, Duration, Effect, Schema, type Scope, type Stream } from "effect"
 import type { Body } from "../core/HttpSchema.ts"
-import type { RequestContext } from "../core/RequestContext.ts"
+import { empty, type RequestContext } from "../core/RequestContext.ts"
 import { because } from "../core/ServeError.ts"
 import { ofServeError, problem, type Reply } from "./Answer.ts"
 import type { Authorize, Peer } from "./Auth.ts"
@@ -20,6 +20,7 @@ import * as OwnPaths from "./OwnPaths.ts"
 import * as Payload from "./Payload.ts"
 import * as Reception from "./Reception.ts"
 import type { Route, RouteTable } from "./RouteTable.ts"
+import * as Status from "./Status.ts"
 
 type Incoming = Reception.Incoming
 
@@ -88,6 +89,7 @@ export interface Settings {
   readonly protectOwnPaths: boolean
   readonly cors: typeof Cors.Options.Type
   readonly compression: typeof Compression.Options.Type | undefined
+  readonly choices: Status.Choices
   /** The methods as OpenAPI. */
   readonly document: Effect.Effect<Document>
 }
@@ -148,11 +150,13 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
 ) {
   const { bounds } = settings
   const reception = yield* Reception.make(settings.authorize)
+  const isClosed = settings.authorize !== undefined && settings.protectOwnPaths
+  const statusOf = Status.ofFailure(Schema.Never, settings.choices)
   const own = OwnPaths.make({
     table,
     document: settings.document,
     isDraining: reception.isDraining,
-    isClosed: settings.authorize !== undefined && settings.protectOwnPaths
+    isClosed
   })
   const cors = Cors.make(settings.cors)
   const seal = sealing(cors, settings.compression)
@@ -178,7 +182,7 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       const endpoint = table.find(path)
       if (endpoint === undefined) {
         const found = own.get(path)
-        if (found === undefined) return answer("", problem(404, "NotFound", table.explain(path), requestId))
+        if (found === undefined) return answer("", notFound(path, requestId))
         if (verb !== "GET" && verb !== "HEAD") return answer(path, wrongVerb(requestId, "GET, HEAD"))
         const reply = found.isOpen ? found.answer(requestId) : undefined
         if (reply !== undefined && !Effect.isEffect(reply)) return answer(path, reply)
@@ -186,6 +190,10 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       }
       const refused = refuse(endpoint, verb, headers, bounds, requestId)
       if (refused !== undefined) return answer(path, refused)
+      // A browser sends it along with the user's cookies and certificate, whoever wrote the page, and asks nobody before.
+      if (verb === "GET" && headers["origin"] !== undefined && !cors.allows(headers["origin"])) {
+        return answer(path, problem(403, "Forbidden", "Pages of this origin may not call", requestId))
+      }
       const context = reception.admit(endpoint, headers, requestId)
       if ("status" in context) return answer(path, context)
       const frames = endpoint.stream ? Frames.choose(endpoint.gives, headers["accept"] as string) : undefined
@@ -262,20 +270,26 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
     drain: reception.drain
   }
 
+  // What there is instead, only those may know who may read `/-/routes`.
+  const notFound = (path: string, requestId: string) =>
+    problem(404, "NotFound", isClosed ? "Nothing is served at this path" : table.explain(path), requestId)
+
   const ownAnswer = (path: string, found: OwnPaths.OwnPath, headers: Incoming, requestId: string, peer: () => Peer) => {
     const answered = Effect.suspend((): Effect.Effect<Reply> => {
       const reply = found.answer(requestId)
       return Effect.isEffect(reply) ? reply : Effect.succeed(reply)
     })
-    if (found.isOpen) return seal.whole(headers, answered)
-    const place = { path, deployment: "", method: path, statusOf: () => 500 }
+    const place = { path, deployment: "", method: path, statusOf }
+    const services = reception.contextFor(Object.assign({}, empty, { requestId, route: path }), headers)
+    if (found.isOpen) return Effect.provideContext(seal.whole(headers, answered), services)
     const context = reception.admit(place, headers, requestId)
     if ("status" in context) return Effect.succeed(seal.head(headers, context))
     const authorized = Effect.suspend(() => reception.authorize!(place, context, headers, peer()))
-    return seal.whole(
-      headers,
-      Effect.matchEffect(authorized, { onFailure: (reply) => Effect.succeed(reply), onSuccess: () => answered })
-    )
+    const reply = Effect.matchEffect(authorized, {
+      onFailure: (reply) => Effect.succeed(reply),
+      onSuccess: () => answered
+    })
+    return Effect.provideContext(seal.whole(headers, reply), services)
   }
 
   return exchange

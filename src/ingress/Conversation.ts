@@ -43,11 +43,14 @@ export class Conversation<R extends Route> {
   private fiber: Fiber.Fiber<unknown> | undefined = undefined
   private outlet: Outlet | undefined = undefined
   private isFinished = false
+  /** Whether the client sends its body only when it is told to (`expect: 100-continue`). */
+  private awaitsContinue: boolean
 
-  constructor(desk: Desk<R>, request: IncomingMessage, response: ServerResponse) {
+  constructor(desk: Desk<R>, request: IncomingMessage, response: ServerResponse, awaitsContinue = false) {
     this.desk = desk
     this.request = request
     this.response = response
+    this.awaitsContinue = awaitsContinue
   }
 
   begin(): void {
@@ -85,7 +88,16 @@ export class Conversation<R extends Route> {
     if (response.destroyed && !call.outlivesClient) return this.finish(this.desk.exchange.unreadable(call))
     if (call.query !== undefined) return this.work(call, "")
     if (isWhole(call.endpoint.takes)) return this.receive(call)
-    this.work(call, NodeStream.fromReadable({ evaluate: () => request, onError: identity, closeOnDone: false }))
+    const evaluate = () => {
+      this.askForBody()
+      return request
+    }
+    this.work(call, NodeStream.fromReadable({ evaluate, onError: identity, closeOnDone: false }))
+  }
+
+  private askForBody(): void {
+    if (this.awaitsContinue && !this.response.headersSent) this.response.writeContinue()
+    this.awaitsContinue = false
   }
 
   private fork<A>(call: Call<R>, effect: Effect.Effect<A>): Fiber.Fiber<A> {
@@ -130,6 +142,7 @@ export class Conversation<R extends Route> {
       this.finish(reply)
     }
     bodies.begin(onLate)
+    this.askForBody()
     request.on("data", onData)
     request.on("end", onEnd)
   }
@@ -181,6 +194,8 @@ export class Conversation<R extends Route> {
     const head = headOf(reply)
     const body = reply.body as string | Uint8Array
     head["content-length"] = Buffer.byteLength(body)
+    // Whether the body comes is not known, so neither is where the next request would begin.
+    if (this.awaitsContinue) head["connection"] = "close"
     response.writeHead(reply.status, head)
     response.end(body)
     // More than the kernel takes: the client has to read, or lose the connection.

@@ -66,7 +66,7 @@ export const Options = Schema.Struct({
    */
   protectOwnPaths: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
   /** Pages of which other origins may call. Default none. */
-  cors: Schema.optionalKey(Cors.Options),
+  cors: Cors.Options.pipe(Schema.withDecodingDefaultKey(orElse({}))),
   /** What is compressed, of answers that are sent whole; streams are not. Default nothing; `{}` for the defaults of its own. */
   compression: Schema.optionalKey(Compression.Options),
   /** What `/-/openapi.json` and `/-/docs` are headed with. Default: the names of the deployments, and `"1.0.0"`. */
@@ -220,10 +220,11 @@ const settingsOf = Effect.fnUntraced(function* <A>(
   )
   return {
     bounds,
+    choices: bounds,
     protectOwnPaths,
     compression,
     document,
-    cors: bounds.cors ?? (yield* decode(Cors.Options, {}, "cors")),
+    cors: bounds.cors,
     authorize: secured ? (headers, peer) => Effect.provideContext(authorize(headers, peer), context) : undefined
   }
 })

@@ -102,10 +102,9 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   server.on("request", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
     new Conversation(desk, request, response).begin()
   )
-  server.on("checkContinue", (request: Http.IncomingMessage, response: Http.ServerResponse) => {
-    response.writeContinue()
-    new Conversation(desk, request, response).begin()
-  })
+  server.on("checkContinue", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
+    new Conversation(desk, request, response, true).begin()
+  )
   yield* Effect.acquireRelease(listen(server, bounds), () =>
     Effect.sync(() => exchange.drain()).pipe(
       Effect.andThen(open.finish(bounds.gracefulShutdownTimeout)),

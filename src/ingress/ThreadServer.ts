@@ -126,7 +126,10 @@ export const serve = Effect.fnUntraced(function* (
   for (const endpoint of table.endpoints)
     thread.link.served.set(endpoint.path, { codec: codecOf(endpoint), run: answer(endpoint, read), context })
   if (settings.authorize !== undefined) {
-    const run = (question: unknown) => settings.authorize!(...(question as Parameters<Authorize>))
+    const run = (question: unknown) =>
+      Effect.catch(settings.authorize!(...(question as Parameters<Authorize>)), (error) =>
+        error instanceof Unauthorized || error instanceof Forbidden ? Effect.fail(error) : Effect.die(error)
+      )
     thread.link.served.set(authorization.target, { codec: authorization.codec, run, context })
   }
   return yield* Effect.catch(thread.ready, (why) =>

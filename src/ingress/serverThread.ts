@@ -123,6 +123,7 @@ const program = Effect.gen(function* () {
   const settings: Exchange.Settings = {
     ...data.settings,
     bounds: data.bounds as unknown as Exchange.Bounds,
+    choices: data.choices,
     authorize: data.asks ? (...question) => ask(question) as ReturnType<Authorize> : undefined,
     document: typeof document === "string" ? Effect.die(new Error(document)) : Effect.succeed(document)
   }

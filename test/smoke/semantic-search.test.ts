@@ -1,43 +1,9 @@
-import { afterAll, assert, beforeAll, describe, it, vi } from "vitest"
-import { execFileSync, spawn, spawnSync } from "node:child_process"
-import { once } from "node:events"
-import { createServer, type AddressInfo } from "node:net"
+import { afterAll, assert, beforeAll, describe, it } from "vitest"
+import { execFileSync, spawnSync } from "node:child_process"
 import { Effect, Schedule } from "effect"
 import { Embedder, EmbedderLive } from "../../examples/semantic-search/Embedder.ts"
 import { passages } from "../../examples/semantic-search/passages.ts"
-
-const freePort = async () => {
-  const server = createServer().listen(0)
-  await once(server, "listening")
-  const { port } = server.address() as AddressInfo
-  server.close()
-  return port
-}
-
-const start = async () => {
-  const port = await freePort()
-  const program = spawn(process.execPath, ["--conditions=effect-serve-source", "examples/semantic-search/main.ts"], {
-    env: { ...process.env, PORT: `${port}` }
-  })
-  let output = ""
-  program.stdout.on("data", (chunk) => (output += chunk))
-  program.stderr.on("data", (chunk) => (output += chunk))
-  const closed = once(program, "close")
-
-  return {
-    url: `http://localhost:${port}`,
-    printed: (text: string) =>
-      vi.waitFor(() => (assert.include(output, text), output), { timeout: 60_000, interval: 20 }),
-    output: () => output,
-    /** Presses Ctrl-C and resolves to the exit code, or to the signal that killed the program. */
-    interrupt: async () => {
-      program.kill("SIGINT")
-      const [exitCode, signal] = await closed
-      return exitCode ?? signal
-    },
-    kill: () => program.kill("SIGKILL")
-  }
-}
+import { start } from "./server.ts"
 
 const post = async (url: string, payload?: object) => {
   // Important, so that it is not refused when other programs keep the machine busy.
@@ -100,7 +66,7 @@ describe("semantic search", { timeout: 90_000 }, () => {
     let commands: ReadonlyArray<string>
 
     beforeAll(async () => {
-      program = await start()
+      program = await start("semantic-search/main.ts")
       commands = (await program.printed("Ctrl-C")).split("\n").filter((line) => line.startsWith("curl"))
     }, 60_000)
     afterAll(() => program.kill())
@@ -179,7 +145,7 @@ describe("semantic search", { timeout: 90_000 }, () => {
 
   describe("after Ctrl-C", () => {
     it("answers the request that is running and exits with 0", async () => {
-      const program = await start()
+      const program = await start("semantic-search/main.ts")
       await program.printed("Ctrl-C")
       const answer = post(`${program.url}/embedder/embed`, { texts: long })
       // Answered after the list has reached the server.
@@ -192,7 +158,7 @@ describe("semantic search", { timeout: 90_000 }, () => {
     })
 
     it("stops building the index and exits with 0", async () => {
-      const program = await start()
+      const program = await start("semantic-search/main.ts")
       await program.printed("Indexing")
       assert.strictEqual(await program.interrupt(), 0)
       assert.notInclude(program.output(), "curl")
