@@ -26,6 +26,12 @@ export type Mark =
 /** What is written on a schema by the constructors of this module. */
 export const markOf = (ast: SchemaAST.AST): Mark | undefined => ast.annotations?.[KEY] as Mark | undefined
 
+/** Whether a payload is a body that is read while it comes. */
+export const takesStream = (payload: SchemaAST.AST): boolean => {
+  const tag = markOf(payload)?._tag
+  return tag === "Upload" || tag === "Multipart"
+}
+
 /**
  * A body while it arrives: bytes in pieces of any size. It can be read once. It fails with `BadUpload` when it grows too large, stalls or
  * breaks off; a handler may let that failure pass.

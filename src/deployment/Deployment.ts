@@ -324,7 +324,12 @@ const start = Effect.fnUntraced(function* (
 
 const startModule = Effect.fnUntraced(function* (contract: Contract, url: URL, written: DeploymentModuleOptions) {
   const options = yield* resolve(ModuleOptions, contract.deployment, written)
-  const placement = yield* ModuleReplica.place(options, contract.methods, yield* Oversubscription.Cores)
+  const placement = yield* ModuleReplica.place(
+    contract.deployment,
+    options,
+    contract.methods,
+    yield* Oversubscription.Cores
+  )
   if (placement.isolation === "thread") {
     yield* Oversubscription.register({ kind: "replicas", name: contract.deployment, threads: options.replicas })
   }

@@ -7,6 +7,7 @@
 import { Effect, type Scope } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import { Host } from "../batching/Host.ts"
+import { takesStream } from "../core/HttpSchema.ts"
 import { isBlocking } from "../replica/Blocking.ts"
 import * as BlockingMethods from "../replica/BlockingMethods.ts"
 import type { Handlers } from "../replica/LoopReplica.ts"
@@ -35,6 +36,7 @@ export interface Placement {
 
 /** Decides where the code runs, by the options and the flags. */
 export const place = Effect.fnUntraced(function* (
+  deployment: string,
   options: typeof Options.Type,
   methods: ReadonlyArray<Rpc.AnyWithProps>,
   cores: number
@@ -46,8 +48,24 @@ export const place = Effect.fnUntraced(function* (
     blockingThreads: onThreads && methods.some(isBlocking) ? size : 0,
     ownRouter: options.runRouterInSeparateLoop ?? (yield* Flags.runRouterInSeparateLoop)
   }
+  yield* assertCrossing(deployment, methods, placement)
   return placement
 })
+
+/** Dies when a method runs on a thread, and takes what can't be sent there. */
+const assertCrossing = (deployment: string, methods: ReadonlyArray<Rpc.AnyWithProps>, placement: Placement) => {
+  const crosses = (rpc: Rpc.AnyWithProps) =>
+    isBlocking(rpc) ? placement.blockingThreads > 0 : placement.isolation === "thread"
+  const stuck = methods.find((rpc) => crosses(rpc) && takesStream(rpc.payloadSchema.ast))
+  return stuck === undefined
+    ? Effect.void
+    : Effect.die(
+        new Error(
+          `Deployment "${deployment}": method "${stuck._tag}" takes an upload, which is read on the app's event loop and can't be sent ` +
+            `to a thread. Use isolation: "loop", or send pieces of it to a method of their own.`
+        )
+      )
+}
 
 /** Builds the handlers of a replica. */
 export const build = Effect.fnUntraced(function* (

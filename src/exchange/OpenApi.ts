@@ -471,5 +471,7 @@ const makePage = Effect.fnUntraced(
     return yield* Effect.promise(() => HttpServerResponse.toWeb(response).text())
   },
   Effect.scoped,
-  Effect.orDie
+  Effect.orDie,
+  // Away from the layers of the application: the router of the page would be the application's own.
+  Effect.updateContext((_: Context.Context<never>): Context.Context<never> => Context.empty())
 )

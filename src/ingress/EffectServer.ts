@@ -41,7 +41,7 @@ export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, 
     })
     const served = Effect.gen(function* () {
       const reply = yield* Effect.onInterrupt(work, () => left)
-      if (reply.body instanceof Flow) return yield* streaming(opening, reply, reply.body, bounds, count, left)
+      if (reply.body instanceof Flow) return yield* streaming(opening, reply, reply.body, bounds, count, left, connectionOf(request))
       if (opening.outlivesClient && (yield* isInterrupted)) yield* left
       else count(endpoint.path, reply.status)
       return toResponse(reply)
@@ -104,7 +104,8 @@ const streaming = Effect.fnUntraced(function* (
   flow: Flow<Reply>,
   { stallTimeout }: Bounds,
   count: Count,
-  left: Effect.Effect<void>
+  left: Effect.Effect<void>,
+  connection: Socket | undefined
 ): Effect.fn.Return<HttpServerResponse.HttpServerResponse, never, Scope.Scope> {
   const { endpoint, frames, outlivesClient } = call
   const over = (status: number) => (isGone ? left : Effect.sync(() => count(endpoint.path, status)))
@@ -112,6 +113,7 @@ const streaming = Effect.fnUntraced(function* (
   const server = yield* Effect.withFiber((fiber) => Effect.succeed(fiber))
   const pipe = new Pipe()
   let isOver = false
+  let hasFailed = false
   let isGone = false
   const outlet = new Outlet(
     (load, taken) => pipe.give(load, taken),
@@ -128,17 +130,20 @@ const streaming = Effect.fnUntraced(function* (
         yield* over(failure.status)
         const patience = failure.status === CLIENT_CLOSED_REQUEST ? 0 : Duration.toMillis(stallTimeout)
         const isTaken = yield* outlet.finish(frames!.error(failure.body as string), patience)
+        isOver = true
+        hasFailed = true
         if (!isTaken) return server.interruptUnsafe()
+        if (frames!.tellsErrors) return pipe.end()
+        if (connection !== undefined) return closeWhenSent(connection, stallTimeout)
         // The server has it, and gets a moment to pass it on.
         yield* Effect.sleep(1)
-        isOver = true
         pipe.breakOff()
       })
   }).pipe(Effect.onInterrupt(() => left))
   const fiber = yield* Effect.forkDetach(sending, { startImmediately: true })
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
-      if (isOver) return Effect.void
+      if (isOver) return hasFailed ? Effect.sync(() => connection?.end()) : Effect.void
       if (!outlivesClient) return Fiber.interrupt(fiber)
       isGone = true
       outlet.close()
@@ -147,6 +152,18 @@ const streaming = Effect.fnUntraced(function* (
   )
   return HttpServerResponse.stream(Stream.fromPull(Effect.succeed(pipe.pull)), head(reply))
 })
+
+/** What the request came by, where it is the request's alone to close. */
+const connectionOf = ({ source }: HttpServerRequest.HttpServerRequest): Socket | undefined => {
+  const { httpVersionMajor, socket } = source as { readonly httpVersionMajor?: number; readonly socket?: Socket }
+  return httpVersionMajor === 1 && socket instanceof Socket ? socket : undefined
+}
+
+/** Closes a connection when all is sent that the server has, for which it would not wait itself; or later, if nobody reads it. */
+const closeWhenSent = (connection: Socket, patience: Duration.Duration): void => {
+  connection.end()
+  connection.setTimeout(Duration.toMillis(patience), () => connection.destroy())
+}
 
 /** Hands loads to a server that pulls. */
 class Pipe {

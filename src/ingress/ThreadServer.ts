@@ -191,11 +191,13 @@ const dataOf = Effect.fnUntraced(function* (
 
 /** The options of the router before the app: it has one replica, the app, which runs as much as all replicas do. */
 const optionsOf = ({ options }: Handle.DeploymentState): DeploymentOptions => {
-  const { fairness, gracefulShutdownTimeout, maxQueuedRequests, queueDiscipline, requestTimeout } = options
+  const { fairness, gracefulShutdownTimeout, maxQueuedRequests, queueDiscipline, releasePermit, requestTimeout } =
+    options
   return {
     fairness,
     maxQueuedRequests,
     queueDiscipline,
+    releasePermit,
     gracefulShutdownTimeout: Duration.toMillis(gracefulShutdownTimeout),
     requestTimeout: Duration.toMillis(requestTimeout),
     replicas: Math.min(options.replicas, 1),

@@ -26,7 +26,7 @@ const cores = 4
 const place = (env: Environment, written: Options = {}, deployment: Deployment.Any = Work) =>
   Effect.gen(function* () {
     const options = yield* resolve(ModuleOptions, deployment.deployment, written)
-    return yield* ModuleReplica.place(options, deployment.methods as never, cores)
+    return yield* ModuleReplica.place(deployment.deployment, options, deployment.methods as never, cores)
   }).pipe(within(env))
 
 /** What a layer dies with. */

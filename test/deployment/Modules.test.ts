@@ -8,8 +8,9 @@
  * has all the memory there is. AppEnd: both sides count their calls in one place.
  */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { type Deployment, ServeError } from "effect-serve"
+import { Deployment, HttpSchema, ServeError } from "effect-serve"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Metric, Scope, Stream } from "effect"
+import { Rpc } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
@@ -354,6 +355,17 @@ describe("a deployment whose replicas have threads", { timeout: 30_000 }, () => 
         })
       )
     })
+
+    it.effect("dies, and says what to do, when a method takes an upload", () =>
+      Effect.gen(function* () {
+        class Ear extends Deployment.Service<Ear>()("Ear", [Rpc.make("hear", { payload: HttpSchema.Upload() })]) {}
+        const exit = yield* Effect.exit(Effect.scoped(Layer.build(Ear.toLayerModule(moduleUrl("nowhere.ts")))))
+        assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+        if (Exit.isFailure(exit)) {
+          for (const word of [`"Ear"`, `"hear"`, `isolation: "loop"`]) assert.include(Cause.pretty(exit.cause), word)
+        }
+      })
+    )
 
     it.effect("gives up after three tries", () =>
       Effect.gen(function* () {
