@@ -197,6 +197,9 @@ export const json = (status: number, body: string, requestId: string): Reply => 
   requestId
 })
 
+/** The status of an answer that has no body, and so neither its type nor its length. */
+export const NO_CONTENT = 204
+
 export const text = (status: number, body: string, requestId: string): Reply => ({
   status,
   body,

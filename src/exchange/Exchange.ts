@@ -9,7 +9,7 @@ import { type Context, Duration, Effect, Schema, type Scope, type Stream } from 
 import type { Body } from "../core/HttpSchema.ts"
 import { empty, type RequestContext } from "../core/RequestContext.ts"
 import { because } from "../core/ServeError.ts"
-import { ofServeError, problem, type Reply } from "./Answer.ts"
+import { NO_CONTENT, ofServeError, problem, type Reply, text } from "./Answer.ts"
 import type { Authorize, Peer } from "./Auth.ts"
 import * as Compression from "./Compression.ts"
 import * as Cors from "./Cors.ts"
@@ -178,14 +178,14 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       })
       const preflight = verb === "OPTIONS" ? cors.preflight(verb, headers) : undefined
       if (preflight !== undefined)
-        return answer("", { ...problem(204, "", "", requestId), body: "", headers: preflight })
+        return { _tag: "Answer", route: "", reply: { ...text(NO_CONTENT, "", requestId), headers: preflight } }
       const endpoint = table.find(path)
       if (endpoint === undefined) {
         const found = own.get(path)
         if (found === undefined) return answer("", notFound(path, requestId))
         if (verb !== "GET" && verb !== "HEAD") return answer(path, wrongVerb(requestId, "GET, HEAD"))
         const reply = found.isOpen ? found.answer(requestId) : undefined
-        if (reply !== undefined && !Effect.isEffect(reply)) return answer(path, reply)
+        if (reply !== undefined && !Effect.isEffect(reply) && !seal.isWorthIt(reply)) return answer(path, reply)
         return { _tag: "Own", route: path, answer: (peer) => ownAnswer(path, found, headers, requestId, peer) }
       }
       const refused = refuse(endpoint, verb, headers, bounds, requestId)
@@ -301,11 +301,13 @@ const sealing = (cors: Cors.Cors, compression: Settings["compression"]) => {
     const said = cors.headers(headers["origin"])
     return isEmpty(said) ? reply : { ...reply, headers: joined(reply.headers, said) }
   }
+  const isWorthIt = ({ body, contentType }: Reply): boolean =>
+    compression !== undefined &&
+    !(body instanceof Outlet.Flow) &&
+    Compression.worthIt(contentType, body.length, compression)
   const compressed = (headers: Incoming, reply: Reply): Effect.Effect<Reply> => {
-    const { body } = reply
-    if (body instanceof Outlet.Flow || !Compression.worthIt(reply.contentType, body.length, compression!)) {
-      return Effect.succeed(reply)
-    }
+    if (!isWorthIt(reply)) return Effect.succeed(reply)
+    const body = reply.body as Outlet.Piece
     const encoding = Compression.negotiate(headers["accept-encoding"], compression!)
     const labelled = { ...reply, headers: Compression.label(reply.headers, encoding) }
     return encoding === undefined
@@ -314,6 +316,7 @@ const sealing = (cors: Cors.Cors, compression: Settings["compression"]) => {
   }
   const isPlain = isEmpty(cors.headers("null"))
   return {
+    isWorthIt,
     head: isPlain ? (_: Incoming, reply: Reply) => reply : head,
     whole: (headers: Incoming, reply: Effect.Effect<Reply>): Effect.Effect<Reply> => {
       const sealed = isPlain ? reply : Effect.map(reply, (reply) => head(headers, reply))

@@ -1,13 +1,9 @@
 /**
- * The OpenAPI document of an ingress, made from the schemas of its methods, and the page that shows it.
+ * The OpenAPI document of an ingress, made from the schemas of its methods.
  *
  * @since 0.1.0
  */
-import { Context, Effect, JsonSchema, Option, Record, Schema, SchemaAST, SchemaRepresentation } from "effect"
-import * as HttpRouter from "effect/http/HttpRouter"
-import * as HttpServerRequest from "effect/http/HttpServerRequest"
-import * as HttpServerResponse from "effect/http/HttpServerResponse"
-import * as HttpApi from "effect/http-api/HttpApi"
+import { Context, JsonSchema, Option, Record, Schema, SchemaAST, SchemaRepresentation } from "effect"
 import * as Annotation from "effect/http-api/OpenApi"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
@@ -106,10 +102,11 @@ const documentOf = (options: Options, failures: Failures.Failures, jsonOf: JsonO
   const { adminClosed, secured, title, version, description } = options
   const operations = Array.from(new Map(options.operations.map((operation) => [operation.path, operation])).values())
   const nameOf = unique()
-  const methods = operations.map((operation) => [
-    operation.path,
-    { post: { operationId: nameOf(operation), ...methodOf(operation, options, failures, jsonOf) } }
-  ])
+  const methods = operations.map((operation) => {
+    const post = { operationId: nameOf(operation), ...methodOf(operation, options, failures, jsonOf) }
+    if (!isForEventSource(operation.rpc)) return [operation.path, { post }]
+    return [operation.path, { post, get: { ...inUrl(post), operationId: nameOf(operation, ".get") } }]
+  })
   const own = ownPaths.map(({ answers, open, path, summary }) => {
     const closed = adminClosed && open !== true
     const rejections = [problems.MethodNotAllowed, ...(closed ? rejectionsOf(true) : [])]
@@ -147,8 +144,11 @@ const tagsOf = (operations: ReadonlyArray<Operation>) => {
 // The same deployment can be served at two paths, and operations have to have different names that fit into a URL.
 const unique = () => {
   const taken = new Set<string>()
-  return ({ deployment, rpc }: { readonly deployment: string; readonly rpc: { readonly _tag: string } }): string => {
-    const name = `${deployment}.${rpc._tag}`.replace(/[^\w.~-]/gu, "_")
+  return (
+    { deployment, rpc }: { readonly deployment: string; readonly rpc: { readonly _tag: string } },
+    suffix = ""
+  ): string => {
+    const name = `${deployment}.${rpc._tag}${suffix}`.replace(/[^\w.~-]/gu, "_")
     let free = name
     for (let count = 2; taken.has(free); count++) free = `${name}-${count}`
     taken.add(free)
@@ -174,7 +174,7 @@ const methodOf = (operation: Operation, options: Options, failures: Failures.Fai
       ...(streaming !== undefined && rawOf(streaming.success.ast) === undefined ? [problems.NotAcceptable] : []),
       ...rejectionsOf(options.secured),
       ...failures.ofMethods,
-      ...(isUpload(payload.ast) ? failures.ofUploads : []),
+      ...(HttpSchema.takesStream(payload.ast) ? failures.ofUploads : []),
       problems.InternalServerError
     ],
     jsonOf
@@ -189,6 +189,25 @@ const methodOf = (operation: Operation, options: Options, failures: Failures.Fai
     responses: { 200: { headers: headersOf([]), ...answer }, ...responses }
   }
 }
+
+const isForEventSource = ({ payloadSchema: { ast }, successSchema }: Rpc.AnyWithProps): boolean =>
+  RpcSchema.isStreamSchema(successSchema) &&
+  rawOf(successSchema.success.ast) === undefined &&
+  rawOf(ast) === undefined &&
+  !HttpSchema.takesStream(ast)
+
+/** The same with the payload in the URL. */
+const inUrl = ({ parameters, requestBody, ...post }: Json): Json => ({
+  ...post,
+  description:
+    "For a browser's EventSource: only with `Accept: text/event-stream`, and from pages of origins that may call.",
+  parameters: [
+    ...(parameters as ReadonlyArray<Json>),
+    ...(requestBody === undefined
+      ? []
+      : [{ name: "payload", in: "query", ...(requestBody as Json), description: "The payload, as JSON." }])
+  ]
+})
 
 const { problems } = Failures
 
@@ -221,11 +240,6 @@ const rawOf = (ast: SchemaAST.AST): Encoding | undefined => {
   return encoding?._tag === "Uint8Array" || encoding?._tag === "Text" ? encoding : undefined
 }
 
-const isUpload = (ast: SchemaAST.AST): boolean => {
-  const mark = HttpSchema.markOf(ast)
-  return mark?._tag === "Upload" || mark?._tag === "Multipart"
-}
-
 const bytes = { type: "string", format: "binary" }
 const content = (types: ReadonlyArray<string>, schema: Json) =>
   Object.fromEntries(types.map((type) => [type, { schema }]))
@@ -241,7 +255,7 @@ const bodyOf = (payload: Schema.Top, options: Options, jsonOf: JsonOf): Json | u
   const { ast } = payload
   if (SchemaAST.isVoid(SchemaAST.toEncoded(ast))) return undefined
   const { maxBodySize, maxUploadSize } = options
-  if (isUpload(ast)) {
+  if (HttpSchema.takesStream(ast)) {
     const limit = maxUploadSize === undefined ? "" : ` ${atMost(maxUploadSize)}`
     return { description: `Read while it arrives.${limit}`, required: true, content: uploadOf(ast, maxUploadSize) }
   }
@@ -444,34 +458,3 @@ const ownPaths: ReadonlyArray<OwnPath> = [
     answers: { 200: answer("A page.", content(["text/html"], { type: "string" })) }
   }
 ]
-
-const pages = new WeakMap<Document, string>()
-
-/**
- * Makes the page that shows a document, with its script in it: 3 MB that need nothing from other hosts. Made once for a document.
- */
-export const page = (document: Document): Effect.Effect<string> =>
-  Effect.suspend(() => {
-    const made = pages.get(document)
-    return made === undefined
-      ? Effect.tap(makePage(document), (html) => Effect.sync(() => pages.set(document, html)))
-      : Effect.succeed(made)
-  })
-
-// Effect has the script, and gives it away only as an answer over HTTP.
-const makePage = Effect.fnUntraced(
-  function* (document: Document) {
-    const { layer } = yield* Effect.promise(() => import("effect/http-api/HttpApiScalar"))
-    const api = HttpApi.make("Ingress").annotate(Annotation.Transform, () => document)
-    const authentication = { preferredSecurityScheme: "securitySchemes" in document.components ? "bearer" : null }
-    const scalar = { withDefaultFonts: false, authentication }
-    const handle = yield* HttpRouter.toHttpEffect(layer(api, { path: "/", scalar }))
-    const request = HttpServerRequest.fromWeb(new Request("http://localhost/"))
-    const response = yield* Effect.provideService(handle, HttpServerRequest.HttpServerRequest, request)
-    return yield* Effect.promise(() => HttpServerResponse.toWeb(response).text())
-  },
-  Effect.scoped,
-  Effect.orDie,
-  // Away from the layers of the application: the router of the page would be the application's own.
-  Effect.updateContext((_: Context.Context<never>): Context.Context<never> => Context.empty())
-)

@@ -69,8 +69,8 @@ export const make = <R extends Route>(options: {
       isOpen: !isClosed,
       answer: (requestId) =>
         described(requestId, (document) =>
-          Effect.promise(() => import("./OpenApi.ts")).pipe(
-            Effect.flatMap(({ page }) => page(document)),
+          Effect.promise(() => import("./DocsPage.ts")).pipe(
+            Effect.flatMap(({ ofDocument }) => ofDocument(document)),
             Effect.map((html) => ({ ...text(200, html, requestId), contentType: "text/html; charset=utf-8" }))
           )
         )

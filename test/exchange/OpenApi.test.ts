@@ -21,6 +21,7 @@ import { join } from "node:path"
 import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
 import * as ServeError from "../../src/core/ServeError.ts"
+import * as DocsPage from "../../src/exchange/DocsPage.ts"
 import * as OpenApi from "../../src/exchange/OpenApi.ts"
 import * as Status from "../../src/exchange/Status.ts"
 
@@ -401,6 +402,16 @@ describe("OpenApi", { timeout: 30_000 }, () => {
       assert.match("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", new RegExp(schemas.traceparent.pattern))
     })
 
+    it("has a GET beside the POST of a stream that an EventSource can read, with the payload in the URL", () => {
+      const { get, post } = document.paths["/streams/tokens"]!
+      assert.strictEqual(get!["operationId"], "Streams.tokens.get")
+      const [payload] = (get!["parameters"] as ReadonlyArray<any>).filter(({ name }) => name === "payload")
+      assert.deepInclude(payload, { in: "query", required: true, content: post!["requestBody"].content })
+      assert.deepStrictEqual(get!["responses"], post!["responses"])
+      assert.isFalse("requestBody" in get!)
+      assert.deepStrictEqual(Object.keys(document.paths["/store/count"]!), ["post"])
+    })
+
     it("describes a stream as events and as lines, and how each tells of a failure", () => {
       const { content } = okOf("/streams/items")
       assert.hasAllKeys(content, ["text/event-stream", "application/x-ndjson"])
@@ -501,24 +512,24 @@ describe("OpenApi", { timeout: 30_000 }, () => {
     })
   })
 
-  describe("page", () => {
+  describe("DocsPage", () => {
     it.effect("shows the document without asking other hosts for anything", () =>
       Effect.gen(function* () {
-        const html = yield* OpenApi.page(document)
+        const html = yield* DocsPage.ofDocument(document)
         assert.deepStrictEqual(embedded(html), document)
         assert.include(html, "<title>Läden &amp; &lt;more&gt;</title>")
         assert.notMatch(html.slice(0, 2000), /(?:src|href)=/)
         assert.include(html, `"withDefaultFonts":false`)
         assert.include(html, `"preferredSecurityScheme":null`)
-        assert.include(yield* OpenApi.page(documents["secured"]!), `"preferredSecurityScheme":"bearer"`)
+        assert.include(yield* DocsPage.ofDocument(documents["secured"]!), `"preferredSecurityScheme":"bearer"`)
       })
     )
 
     it.effect("can't be broken out of", () =>
       Effect.gen(function* () {
-        const html = yield* OpenApi.page(documents["evil"]!)
+        const html = yield* DocsPage.ofDocument(documents["evil"]!)
         assert.deepStrictEqual(embedded(html), documents["evil"])
-        const plain = yield* OpenApi.page(document)
+        const plain = yield* DocsPage.ofDocument(document)
         assert.deepStrictEqual(elementsOf(html), elementsOf(plain))
         assert.notInclude(html, `alert("1")</script>`)
       })
@@ -527,10 +538,10 @@ describe("OpenApi", { timeout: 30_000 }, () => {
     it.effect("is made once for a document", () =>
       Effect.gen(function* () {
         const changing = { ...document, info: { title: "One", version: "1" } }
-        const html = yield* OpenApi.page(changing)
+        const html = yield* DocsPage.ofDocument(changing)
         changing.info.title = "Two"
-        assert.strictEqual(yield* OpenApi.page(changing), html)
-        assert.include(yield* OpenApi.page({ ...changing }), "<title>Two</title>")
+        assert.strictEqual(yield* DocsPage.ofDocument(changing), html)
+        assert.include(yield* DocsPage.ofDocument({ ...changing }), "<title>Two</title>")
       })
     )
   })
