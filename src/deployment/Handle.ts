@@ -6,13 +6,13 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, type Fiber, Stream } from "effect"
+import { Duration, Effect, type Exit, type Fiber, Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
 import { type CallOptions, millisOf, RequestContext } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import { Relay } from "../replica/Relay.ts"
-import { Request } from "../replica/Request.ts"
+import { Request, type Trace } from "../replica/Request.ts"
 import type * as Router from "../routing/Router.ts"
 import type { Options } from "./DeploymentOptions.ts"
 
@@ -45,8 +45,23 @@ export interface DeploymentState extends Router.State {
   readonly options: typeof Options.Type
 }
 
+/**
+ * Calls a method without a fiber: for whom `outer` says, outside of any trace. `answer` is called once, perhaps at once; a call that has
+ * not ended returns what ends it, and waits until its work has stopped, and then nobody is answered.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Direct = (
+  payload: unknown,
+  outer: RequestContext,
+  answer: (exit: Exit.Exit<unknown, unknown>) => void
+) => Effect.Effect<void> | undefined
+
 interface Made {
   readonly methods: ReadonlyArray<Rpc.AnyWithProps>
+  /** Those that answer once, by name. */
+  readonly direct: ReadonlyMap<string, Direct>
   readonly state: () => DeploymentState
   /** Whether its replicas may hold this event loop, so that an ingress has to keep out of their way. */
   readonly avoidsLoop: boolean
@@ -64,6 +79,9 @@ export const stateOf = (handle: object): Effect.Effect<DeploymentState> => {
 
 /** The methods of a handle that a layer made. */
 export const methodsOf = (handle: object): Made["methods"] => made.get(handle)?.methods ?? []
+
+/** A method that answers once, of a handle that a layer made. */
+export const directOf = (handle: object, method: string): Direct | undefined => made.get(handle)?.direct.get(method)
 
 /** Whether an ingress that serves the handle is to run on a thread of its own. */
 export const avoidsLoop = (handle: object): boolean => made.get(handle)?.avoidsLoop === true
@@ -93,7 +111,10 @@ export const make = (
         : unaryMethod(router, newRequest, method)
     ])
   )
-  made.set(handle, { methods, avoidsLoop, state: () => ({ ...router.state, options }) })
+  const direct = methods.flatMap((rpc, method): ReadonlyArray<[string, Direct]> =>
+    RpcSchema.isStreamSchema(rpc.successSchema) ? [] : [[rpc._tag, directMethod(router, newRequest, method)]]
+  )
+  made.set(handle, { methods, avoidsLoop, direct: new Map(direct), state: () => ({ ...router.state, options }) })
   return handle
 }
 
@@ -101,11 +122,19 @@ const unaryMethod =
   (router: Router.Router, newRequest: NewRequest, method: number) => (payload: unknown, options?: CallOptions) =>
     Effect.withFiber((caller) =>
       Effect.callback<unknown, unknown>((resume) => {
-        const request = newRequest(caller, method, payload, options, resume)
+        const request = newRequest(caller.getRef(RequestContext), traceOf(caller), method, payload, options, resume)
         router.submit(request)
         return request.state === "Settled" ? undefined : router.cancel(request)
       })
     )
+
+const directMethod =
+  (router: Router.Router, newRequest: NewRequest, method: number): Direct =>
+  (payload, outer, answer) => {
+    const request = newRequest(outer, undefined, method, payload, undefined, answer)
+    router.submit(request)
+    return request.state === "Settled" ? undefined : router.cancel(request)
+  }
 
 const streamMethod =
   (router: Router.Router, newRequest: NewRequest, method: number, releasesEarly: boolean) =>
@@ -116,7 +145,9 @@ const streamMethod =
           Effect.withFiber((caller) =>
             Effect.sync(() => {
               const relay: Relay = new Relay(releasesEarly, () => router.streaming(request))
-              const request = newRequest(caller, method, payload, options, (exit) => relay.end(exit), relay)
+              const outer = caller.getRef(RequestContext)
+              const answer = relay.end.bind(relay)
+              const request = newRequest(outer, traceOf(caller), method, payload, options, answer, relay)
               router.submit(request)
               return { relay, request }
             })
@@ -132,7 +163,8 @@ type NewRequest = ReturnType<typeof requestFactory>
 const requestFactory =
   (router: Router.Router, requestTimeout: number) =>
   (
-    caller: Fiber.Fiber<unknown, unknown>,
+    outer: RequestContext,
+    trace: Trace | undefined,
     method: number,
     payload: unknown,
     options: CallOptions | undefined,
@@ -140,11 +172,8 @@ const requestFactory =
     relay?: Relay
   ): Request => {
     const now = router.now
-    const outer = caller.getRef(RequestContext)
     const callersDeadline = Math.min(outer.deadline - router.origin, Math.ceil(now + millisOf(options?.timeout)))
     if (relay !== undefined) relay.deadline = callersDeadline
-    const { span, tracer, tracerEnabled } = caller.cache
-    const traced = tracerEnabled && (span !== undefined || tracer !== undefined)
     return new Request({
       method,
       payload,
@@ -153,7 +182,10 @@ const requestFactory =
       deadline: Math.min(callersDeadline, Math.ceil(now + requestTimeout)),
       arrivedAt: now,
       relay,
-      trace: traced ? { tracer, parent: span } : undefined,
+      trace,
       answer
     })
   }
+
+const traceOf = ({ cache: { span, tracer, tracerEnabled } }: Fiber.Fiber<unknown, unknown>): Trace | undefined =>
+  tracerEnabled && (span !== undefined || tracer !== undefined) ? { tracer, parent: span } : undefined

@@ -46,31 +46,49 @@ export const ofCall = (endpoint: Endpoint, context: RequestContext, payload: unk
     onSuccess: (decoded) => call(endpoint, context, decoded)
   })
 
+/**
+ * Does what {@link ofCall} does without a fiber: it gives `done` the answer, or what makes it, which then wants a fiber. Returns what ends
+ * the call as long as it has not ended; `false`, with nothing done, when that needs a fiber from the start.
+ */
+export const directly = (
+  endpoint: Endpoint,
+  context: RequestContext,
+  payload: unknown,
+  done: (answer: Reply | Effect.Effect<Reply>) => void
+): Effect.Effect<void> | undefined | false => {
+  if (endpoint.direct === undefined) return false
+  const decoded = decode(endpoint, payload)
+  if (!isSuccess(decoded)) return false
+  return endpoint.direct(decoded.value, context, (exit) => {
+    if (Exit.isFailure(exit)) return done(ofFailure(endpoint, context, exit.cause, endpoint.encodeError))
+    const encoded = endpoint.encodeSuccess(exit.value)
+    done(isSuccess(encoded) ? success(endpoint, encoded.value, context) : answerOf(endpoint, context, exit))
+  })
+}
+
+/** Whether an effect has ended well already, as a codec has that needs no service and waits for nothing. */
+const isSuccess = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Success<A, never> =>
+  Exit.isExit(effect) && Exit.isSuccess(effect)
+
 const decode = (endpoint: Endpoint, payload: unknown) =>
   endpoint.decodePayload(endpoint.takes.form === "multipart" ? Payload.parts(payload as Payload.Form) : payload)
 
 const call = (endpoint: Endpoint, context: RequestContext, payload: unknown): Effect.Effect<Reply> =>
+  answerOf(endpoint, context, endpoint.call(payload) as Effect.Effect<unknown, unknown>)
+
+const answerOf = (endpoint: Endpoint, context: RequestContext, result: Effect.Effect<unknown, unknown>) =>
   Effect.matchCauseEffect(
-    Effect.flatMapEager(endpoint.call(payload) as Effect.Effect<unknown, unknown>, (value) =>
-      encode(endpoint.encodeSuccess, value)
-    ),
+    Effect.flatMapEager(result, (value) => encode(endpoint.encodeSuccess, value)),
     {
       onFailure: (cause) => ofFailure(endpoint, context, cause, endpoint.encodeError),
-      onSuccess: (encoded) =>
-        Effect.succeed(
-          isJson(endpoint)
-            ? json(200, JSON.stringify(encoded), context.requestId)
-            : rawly(endpoint, encoded as Piece, context.requestId)
-        )
+      onSuccess: (encoded) => Effect.succeed(success(endpoint, encoded, context))
     }
   )
 
-const rawly = ({ gives }: Route, body: Piece, requestId: string): Reply => ({
-  status: 200,
-  body,
-  contentType: gives.contentType,
-  requestId
-})
+const success = (endpoint: Endpoint, encoded: unknown, { requestId }: RequestContext): Reply =>
+  isJson(endpoint)
+    ? json(200, JSON.stringify(encoded), requestId)
+    : { status: 200, body: encoded as Piece, contentType: endpoint.gives.contentType, requestId }
 
 const isJson = ({ gives: { form } }: Route) => form === "json" || form === "event"
 
@@ -112,9 +130,8 @@ const framing = ({ encodeSuccess, gives }: Endpoint, frames: Frames) => {
     const pieces: Array<Piece> = []
     for (const element of elements) {
       const piece = one(element)
-      // A codec that needs no service and waits for nothing has its result already.
-      if (!Exit.isExit(piece) || !Exit.isSuccess(piece)) return Effect.forEach(elements, one) as never
-      pieces.push((piece as Exit.Success<Piece>).value)
+      if (!isSuccess(piece)) return Effect.forEach(elements, one) as never
+      pieces.push(piece.value)
     }
     return Effect.succeed(gives.form === "bytes" ? pieces : [pieces.join("")]) as never
   }

@@ -39,5 +39,5 @@ const makePage = Effect.fnUntraced(
   Effect.scoped,
   Effect.orDie,
   // Away from the layers of the application: the router of the page would be the application's own.
-  Effect.updateContext((_: Context.Context<never>): Context.Context<never> => Context.empty())
+  Effect.updateContext((context: Context.Context<never>) => Context.pick()(context))
 )

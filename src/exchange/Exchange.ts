@@ -105,6 +105,11 @@ export interface Exchange<R extends Route = Route> {
   readonly open: (verb: string, url: string, headers: Incoming) => Opening<R>
   /** Calls the method with the body, and answers with its result or its failure. Never fails. */
   readonly call: (call: Call<R>, body: Received) => Effect.Effect<Reply>
+  /**
+   * The same without a fiber, which costs less: gives `done` the answer, or what makes it, and returns what ends the call as long as it has
+   * not ended; `false`, with nothing done, when it needs a fiber. `undefined` where every call does.
+   */
+  readonly direct: ((call: Call<R>, body: Received, done: Done) => Effect.Effect<void> | undefined | false) | undefined
   /** The same for a stream method: the answer is there with the first element, and its rest while the scope is open. */
   readonly stream: (call: Call<R>, body: Received) => Effect.Effect<Reply, never, Scope.Scope>
   /** Adds who makes the call, or gives the answer to those who may not; `undefined` where nobody is asked. */
@@ -123,6 +128,9 @@ export interface Exchange<R extends Route = Route> {
   readonly drain: () => void
 }
 
+/** Takes an answer, or what makes it. */
+type Done = (answer: Reply | Effect.Effect<Reply>) => void
+
 /** A body: whole, as text or as bytes, or while it comes. */
 export type Received = string | Uint8Array | Stream.Stream<Uint8Array, unknown>
 
@@ -133,6 +141,13 @@ export type Received = string | Uint8Array | Stream.Stream<Uint8Array, unknown>
  * @since 0.1.0
  */
 export interface Answering<R> {
+  /** The same as `call`, without a fiber; `false` when it needs one. */
+  readonly directly?: (
+    endpoint: R,
+    context: RequestContext,
+    payload: unknown,
+    done: Done
+  ) => Effect.Effect<void> | undefined | false
   readonly call: (endpoint: R, context: RequestContext, payload: unknown) => Effect.Effect<Reply>
   readonly stream: (
     endpoint: R,
@@ -219,16 +234,31 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
     call: (call, body) => {
       const payload = payloadOf(call, body, bounds)
       const reply =
-        payload === unparsable
-          ? Effect.succeed(notJson(call.context.requestId))
+        payload instanceof Payload.Unfit
+          ? Effect.succeed(unfit(payload, call.context.requestId))
           : answering.call(call.endpoint, call.context, payload)
       return seal.whole(call.headers, reply)
     },
+    direct:
+      answering.directly === undefined || reception.isTraced || settings.compression !== undefined
+        ? undefined
+        : (call, body, done) => {
+            const { context, endpoint, headers } = call
+            const payload = payloadOf(call, body, bounds)
+            if (payload instanceof Payload.Unfit) return false
+            return answering.directly!(endpoint, context, payload, (answer) =>
+              done(
+                Effect.isEffect(answer)
+                  ? Effect.map(answer, (reply) => seal.head(headers, reply))
+                  : seal.head(headers, answer)
+              )
+            )
+          },
     stream: (call, body) => {
       const { context, endpoint } = call
       const { requestId } = context
       const payload = payloadOf(call, body, bounds)
-      if (payload === unparsable) return Effect.succeed(seal.head(call.headers, notJson(requestId)))
+      if (payload instanceof Payload.Unfit) return Effect.succeed(seal.head(call.headers, unfit(payload, requestId)))
       const frames = call.frames!
       const flow = Outlet.open(answering.stream(endpoint, context, payload, frames), {
         deployment: endpoint.deployment,
@@ -362,13 +392,11 @@ const tooLarge = (endpoint: Route, bounds: Bounds, requestId: string): Reply => 
   close: true
 })
 
-const unparsable = Symbol()
-
-// What the method takes, or that the body is not JSON.
+// What the method takes, or what is wrong with it.
 const payloadOf = ({ endpoint, headers, query }: Call, body: Received, bounds: Bounds): unknown => {
   switch (endpoint.takes.form) {
     case "json":
-      return parse(query ?? (body as string))
+      return Payload.json(query ?? (body as string))
     case "upload":
       return Payload.upload(body as Body, bounds)
     case "multipart": {
@@ -380,17 +408,7 @@ const payloadOf = ({ endpoint, headers, query }: Call, body: Received, bounds: B
   }
 }
 
-// No body at all is the payload of a method that takes none.
-const parse = (body: string): unknown => {
-  if (body === "") return null
-  try {
-    return JSON.parse(body)
-  } catch {
-    return unparsable
-  }
-}
-
-const notJson = (requestId: string) => problem(400, "BadRequest", "The body is not JSON", requestId)
+const unfit = ({ message }: Payload.Unfit, requestId: string) => problem(400, "BadRequest", message, requestId)
 
 /** Whether a body is read before the method is called, and not by it. */
 export const isWhole = ({ form }: Route["takes"]): boolean => form !== "upload" && form !== "multipart"

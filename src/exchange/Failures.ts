@@ -81,17 +81,12 @@ export const problems = {
 
 /** The declared errors of a method, each with its status. */
 export const declared = (schema: Schema.Top): ReadonlyArray<Failure> =>
-  membersOf(schema.ast).map((ast) => ({
+  Status.declared(schema).map(({ ast, status }) => ({
     ast,
-    status: statusOf(ast) ?? statusOf(schema.ast) ?? 500,
+    status,
     about: SchemaAST.resolveDescription(ast) ?? SchemaAST.resolveIdentifier(ast) ?? "An error of the method.",
     headers: []
   }))
-
-const membersOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> =>
-  SchemaAST.isUnion(ast) ? ast.types.flatMap(membersOf) : SchemaAST.isNever(ast) ? [] : [ast]
-
-const statusOf = SchemaAST.resolveAt<number>("httpApiStatus")
 
 /** Makes the failures of the runtime, with the statuses that were chosen for them. */
 export const make = (choices: Status.Choices): Failures => {

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, Stream } from "effect"
+import { ByteSize, Duration, Effect, Stream } from "effect"
 import * as Multipart from "effect/http/Multipart"
 import type { Body, Field, File, Part } from "../core/HttpSchema.ts"
 import { BadUpload, because, type ServeError } from "../core/ServeError.ts"
@@ -18,6 +18,57 @@ export interface UploadBounds {
   readonly maxUploadSize: number
   readonly receiveTimeout: Duration.Duration
 }
+
+/** What is wrong with a body. */
+export class Unfit {
+  readonly message: string
+
+  constructor(message: string) {
+    this.message = message
+  }
+}
+
+/** Levels of arrays and objects in each other. Whoever goes through more of them, by calls in calls, runs out of stack some time. */
+const DEPTH = 500
+
+const notJson = new Unfit("The body is not JSON")
+const tooDeep = new Unfit(`The body has more than ${DEPTH} levels of arrays and objects`)
+
+/** Parses a body. No body at all is the payload of a method that takes none. */
+export const json = (body: string): unknown => {
+  if (body === "") return null
+  if (body.length > DEPTH && isDeep(body)) return tooDeep
+  try {
+    return JSON.parse(body)
+  } catch {
+    return notJson
+  }
+}
+
+const isDeep = (body: string): boolean => {
+  let depth = 0
+  for (let i = 0; i < body.length; i++) {
+    const char = body.charCodeAt(i)
+    if (char === QUOTE) i = endOf(body, i)
+    else if (char === BRACKET || char === BRACE) depth++
+    else if (char === BRACKET_END || char === BRACE_END) depth--
+    if (depth > DEPTH) return true
+  }
+  return false
+}
+
+/** Where the string ends that begins at a quote. */
+const endOf = (body: string, quote: number): number => {
+  let i = quote + 1
+  for (; i < body.length; i++) {
+    const char = body.charCodeAt(i)
+    if (char === BACKSLASH) i++
+    else if (char === QUOTE) break
+  }
+  return i
+}
+
+const [QUOTE, BACKSLASH, BRACKET, BRACKET_END, BRACE, BRACE_END] = Array.from('"\\[]{}', (char) => char.charCodeAt(0))
 
 const bad = (why: BadUpload["why"], description: string) => because(() => new BadUpload({ why, description }))
 
@@ -50,6 +101,9 @@ export interface Form {
   readonly contentType: string
 }
 
+/** A field is kept whole. */
+const MAX_FIELD = ByteSize.mebibytes(1)
+
 /** The parts of a form. */
 export const parts = ({ body, contentType }: Form): Stream.Stream<Part, ServeError> => {
   let open: File | undefined
@@ -57,6 +111,7 @@ export const parts = ({ body, contentType }: Form): Stream.Stream<Part, ServeErr
   const skip = Effect.suspend(() => (open === undefined ? Effect.void : Effect.ignore(Stream.runDrain(open.content))))
   return body.pipe(
     Stream.pipeThroughChannel(Multipart.makeChannel<ServeError>({ "content-type": contentType })),
+    Stream.provideService(Multipart.MaxFieldSize, MAX_FIELD),
     Stream.mapError(ofMultipart),
     Stream.map((part): Part => {
       if (part._tag === "Field") return fieldOf(part)

@@ -37,6 +37,8 @@ export interface Reception {
   readonly authorize:
     | ((place: Place, request: RequestContext, headers: Incoming, peer: Peer) => Effect.Effect<RequestContext, Reply>)
     | undefined
+  /** Whether there is a tracer, to which calls are to be shown. */
+  readonly isTraced: boolean
   /** The services for one call: those of the layer, what is known of the request, and its trace if a tracer listens. */
   readonly contextFor: (request: RequestContext, headers: Incoming) => Context.Context<never>
   /** The answer to a request that comes, or is still running, when the ingress stops. */
@@ -78,6 +80,7 @@ export const make = Effect.fnUntraced(function* (authorize: Authorize | undefine
       )
     },
     authorize: authorize === undefined ? undefined : asking(authorize),
+    isTraced: hasTracer,
     contextFor: (request, headers) => {
       const withRequest = Context.add(services, RequestContext, request)
       if (!hasTracer || headers["traceparent"] === undefined) return withRequest

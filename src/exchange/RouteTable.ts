@@ -82,6 +82,8 @@ export interface Route {
 export interface Endpoint extends Route {
   readonly rpc: Rpc.AnyWithProps
   readonly call: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
+  /** Calls a method that answers once, without a fiber; not there for handles that no layer made. */
+  readonly direct: Handle.Direct | undefined
   readonly decodePayload: Codec
   readonly encodeSuccess: Codec
   readonly encodeError: Codec
@@ -111,7 +113,7 @@ export const make = Effect.fnUntraced(function* <R extends Routes>(routes: R, ch
       assertPrefix(prefix)
       const handle = handles.get(deployment.deployment)!
       return (deployment.methods as ReadonlyArray<Rpc.AnyWithProps>).map((rpc) =>
-        makeEndpoint(prefix, deployment.deployment, rpc, handle[rpc._tag]!, choices)
+        makeEndpoint(prefix, deployment.deployment, rpc, handle, choices)
       )
     })
   return of(endpoints, () => Array.from(handles.values()).every(Handle.isReady))
@@ -163,7 +165,7 @@ const makeEndpoint = (
   prefix: string,
   deployment: string,
   rpc: Rpc.AnyWithProps,
-  call: Endpoint["call"],
+  handle: Readonly<Record<string, Endpoint["call"]>>,
   choices: Status.Choices
 ): Endpoint => {
   const { payloadSchema } = rpc
@@ -180,7 +182,8 @@ const makeEndpoint = (
     takes,
     gives,
     rpc,
-    call,
+    call: handle[rpc._tag]!,
+    direct: Handle.directOf(handle, rpc._tag),
     decodePayload: SchemaParser.decodeUnknownEffect(
       takes.form === "json" ? Schema.toCodecJson(payloadSchema) : payloadSchema
     ) as Codec,

@@ -37,7 +37,7 @@ const table: Record<Reason["_tag"], (reason: never, choices: Choices) => number>
   TransportError: () => 502
 }
 
-/** The status of a failure: of the runtime's by the table, of a method's own by {@link ofDeclaredError}. */
+/** The status of a failure: of the runtime's by the table, of a method's own by {@link declared}. */
 export const ofFailure = (schema: Schema.Top, choices: Choices): ((error: unknown) => number) => {
   const ofDeclared = ofDeclaredError(schema)
   return (error) =>
@@ -49,18 +49,34 @@ export const retryAfter = ({ reason }: ServeError): number | undefined =>
   "retryAfter" in reason ? Math.min(Math.max(Math.ceil(Duration.toSeconds(reason.retryAfter)), 1), 30) : undefined
 
 /**
- * The status of a declared error: the `httpApiStatus` annotation of its schema, or of the member of a union that it is,
- * or else 500.
+ * A declared error and its status.
+ *
+ * @category models
+ * @since 0.1.0
  */
+export interface Declared {
+  readonly ast: SchemaAST.AST
+  readonly status: number
+}
+
+/**
+ * The errors that a schema declares, unions taken apart. The status of each is its `httpApiStatus` annotation, or that of the nearest
+ * union that it is in, or else 500.
+ */
+export const declared = (schema: Schema.Top): ReadonlyArray<Declared> => membersOf(schema.ast, 500)
+
+const membersOf = (ast: SchemaAST.AST, inherited: number): ReadonlyArray<Declared> => {
+  const status = statusOf(ast) ?? inherited
+  if (SchemaAST.isUnion(ast)) return ast.types.flatMap((member) => membersOf(member, status))
+  return SchemaAST.isNever(ast) ? [] : [{ ast, status }]
+}
+
 const ofDeclaredError = (schema: Schema.Top): ((error: unknown) => number) => {
-  const members = membersOf(schema.ast).map((ast) => ({
+  const members = declared(schema).map(({ ast, status }) => ({
     is: Schema.is(Schema.make<Schema.Codec<unknown>>(ast)),
-    status: statusOf(ast) ?? statusOf(schema.ast) ?? 500
+    status
   }))
   return (error) => members.find(({ is }) => is(error))?.status ?? 500
 }
-
-const membersOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> =>
-  SchemaAST.isUnion(ast) ? ast.types.flatMap(membersOf) : [ast]
 
 const statusOf = SchemaAST.resolveAt<number>("httpApiStatus")

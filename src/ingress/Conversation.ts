@@ -9,7 +9,7 @@
 import * as NodeStream from "@effect/platform-node/NodeStream"
 import { Effect, type Exit, type Fiber, identity } from "effect"
 import type { IncomingMessage, ServerResponse } from "node:http"
-import type { Reply } from "../exchange/Answer.ts"
+import { NO_CONTENT, type Reply } from "../exchange/Answer.ts"
 import { peerOf } from "../exchange/Auth.ts"
 import { type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
 import { Flow, Outlet } from "../exchange/Outlet.ts"
@@ -29,6 +29,8 @@ export interface Desk<R extends Route> {
   readonly count: Count
   readonly open: OpenRequests
   readonly bodies: Bodies
+  /** Those of requests that have been answered, on connections that will be closed. */
+  readonly leftovers: Bodies
   readonly maxBodySize: number
   /** In milliseconds. */
   readonly stallTimeout: number
@@ -41,6 +43,8 @@ export class Conversation<R extends Route> {
   private readonly response: ServerResponse
   private call: Call<R> | undefined = undefined
   private fiber: Fiber.Fiber<unknown> | undefined = undefined
+  /** Ends a call that has no fiber here. */
+  private cancel: Effect.Effect<void> | undefined = undefined
   private outlet: Outlet | undefined = undefined
   private isFinished = false
   /** Whether the client sends its body only when it is told to (`expect: 100-continue`). */
@@ -55,7 +59,7 @@ export class Conversation<R extends Route> {
 
   begin(): void {
     const { desk, request, response } = this
-    desk.open.begin()
+    desk.open.add(this)
     response.on("close", () => this.closed())
     const opening = desk.exchange.open(request.method!, request.url!, request.headers)
     if (opening._tag === "Answer") {
@@ -109,7 +113,6 @@ export class Conversation<R extends Route> {
     const exit = fiber.pollUnsafe()
     if (exit !== undefined) return onEnd(exit)
     this.fiber = fiber
-    this.desk.open.add(fiber)
     fiber.addObserver((exit) => {
       this.fiber = undefined
       onEnd(exit)
@@ -149,12 +152,28 @@ export class Conversation<R extends Route> {
 
   private work(call: Call<R>, body: Received): void {
     const { exchange } = this.desk
+    if (call.frames === undefined && exchange.direct !== undefined) {
+      const cancel = exchange.direct(call, body, this.done)
+      if (cancel !== false) {
+        if (!this.isFinished) this.cancel = cancel
+        return
+      }
+    }
     const answer =
       call.frames === undefined
         ? exchange.call(call, body)
         : Effect.scoped(Effect.flatMap(exchange.stream(call, body), (reply) => this.deliver(reply)))
     this.run(this.fork(call, answer), (exit) =>
       this.finish(exit._tag === "Success" ? exit.value : exchange.unavailable(call))
+    )
+  }
+
+  private readonly done = (answer: Reply | Effect.Effect<Reply>): void => {
+    this.cancel = undefined
+    if (!Effect.isEffect(answer)) return this.finish(answer)
+    const call = this.call!
+    this.run(this.fork(call, answer), (exit) =>
+      this.finish(exit._tag === "Success" ? exit.value : this.desk.exchange.unavailable(call))
     )
   }
 
@@ -171,6 +190,7 @@ export class Conversation<R extends Route> {
       return Effect.match(body.run(outlet), {
         onSuccess: () => {
           response.end()
+          if (!this.request.complete) this.discard()
           return reply
         },
         onFailure: (failure) => failure
@@ -179,6 +199,7 @@ export class Conversation<R extends Route> {
   }
 
   private finish(reply: Reply): void {
+    if (this.isFinished) return
     this.isFinished = true
     const call = this.call!
     const { desk, response } = this
@@ -193,14 +214,45 @@ export class Conversation<R extends Route> {
     const { request, response } = this
     const head = headOf(reply)
     const body = reply.body as string | Uint8Array
-    head["content-length"] = Buffer.byteLength(body)
+    if (reply.status === NO_CONTENT) delete head["content-type"]
+    else head["content-length"] = Buffer.byteLength(body)
     // Whether the body comes is not known, so neither is where the next request would begin.
     if (this.awaitsContinue) head["connection"] = "close"
     response.writeHead(reply.status, head)
-    response.end(body)
-    // More than the kernel takes: the client has to read, or lose the connection.
-    if (response.writableLength > 0) response.setTimeout(this.desk.stallTimeout, () => response.destroy())
+    if (head["connection"] === "close" && !request.complete && reply.status !== REQUEST_TIMEOUT) {
+      return this.linger(body)
+    }
+    this.end(body)
     if (!request.complete) this.discard()
+  }
+
+  private end(body: string | Uint8Array): void {
+    const { request, response } = this
+    response.end(body)
+    if (response.writableLength === 0) return
+    // More than the kernel takes: the client has to read, or lose the connection.
+    const { socket } = response
+    response.setTimeout(this.desk.stallTimeout, () => response.destroy())
+    // The time is the connection's, and the next answer has its own.
+    response.prependListener("finish", () => request.socket.setTimeout(0))
+    // What a client sends would count as a sign of life. There is no socket yet while another answer is before this one.
+    if (socket === null || !request.complete) return
+    socket.pause()
+    response.on("finish", () => socket.resume())
+  }
+
+  /** Sends the last answer of a connection. Closed at once, a client that is still sending would not get to read it. */
+  private linger(body: string | Uint8Array): void {
+    const { leftovers } = this.desk
+    const { request, response } = this
+    const end = () => {
+      leftovers.end(end)
+      if (!response.destroyed) this.end("")
+    }
+    leftovers.begin(end)
+    request.on("end", end)
+    request.resume()
+    response.write(body)
   }
 
   /** What is left of a body that nobody reads would keep the connection from its next request. */
@@ -215,24 +267,44 @@ export class Conversation<R extends Route> {
 
   /** Tells of a failure in the middle of a stream, and closes the connection. */
   private breakOff({ frames }: Call<R>, failure: Reply): void {
+    const { stallTimeout } = this.desk
     const { response } = this
+    const { socket } = response
+    const close = () => {
+      socket?.end()
+      // Nor is it kept for a client that doesn't close its side.
+      socket?.setTimeout(stallTimeout, () => socket.destroy())
+    }
     const end = (isTaken: boolean) => {
       if (!isTaken) return void response.destroy()
-      if (frames!.tellsErrors) response.end()
-      response.socket?.end()
+      if (!frames!.tellsErrors) return close()
+      // After Node's own listener, which gives the connection time for another request.
+      response.on("finish", close)
+      response.end()
     }
-    const patience = isStalled(failure) ? 0 : this.desk.stallTimeout
+    const patience = isStalled(failure) ? 0 : stallTimeout
     Effect.runFork(Effect.map(this.outlet!.finish(frames!.error(failure.body as string), patience), end))
   }
 
   private closed(): void {
-    this.desk.open.end()
+    this.desk.open.delete(this)
     if (this.response.writableEnded) return
-    if (this.call?.outlivesClient === true) return this.outlet?.close()
-    if (this.fiber !== undefined) this.fiber.interruptUnsafe()
-    else if (!this.isFinished && this.call !== undefined) this.finish(this.desk.exchange.unreadable(this.call))
+    if (this.call?.outlivesClient === true) this.outlet?.close()
+    else this.stop()
+  }
+
+  /** Ends what works on the request, and answers it if anybody is there. */
+  stop(): void {
+    const { call, cancel } = this
+    if (this.fiber !== undefined) return this.fiber.interruptUnsafe()
+    if (this.isFinished || call === undefined) return
+    const end = () => this.finish(this.desk.exchange.unavailable(call))
+    if (cancel === undefined) end()
+    else this.run(this.fork(call, cancel), end)
   }
 }
+
+const REQUEST_TIMEOUT = 408
 
 const isStalled = ({ status }: Reply) => status === CLIENT_CLOSED_REQUEST
 

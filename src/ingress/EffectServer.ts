@@ -8,7 +8,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import { type HttpServerRequest, HttpServerResponse } from "effect/http"
 import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import { Socket } from "node:net"
-import type { Reply } from "../exchange/Answer.ts"
+import { NO_CONTENT, type Reply } from "../exchange/Answer.ts"
 import * as Auth from "../exchange/Auth.ts"
 import type { Peer } from "../exchange/Auth.ts"
 import { type Bounds, type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
@@ -41,7 +41,8 @@ export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, 
     })
     const served = Effect.gen(function* () {
       const reply = yield* Effect.onInterrupt(work, () => left)
-      if (reply.body instanceof Flow) return yield* streaming(opening, reply, reply.body, bounds, count, left, connectionOf(request))
+      if (reply.body instanceof Flow)
+        return yield* streaming(opening, reply, reply.body, bounds, count, left, connectionOf(request))
       if (opening.outlivesClient && (yield* isInterrupted)) yield* left
       else count(endpoint.path, reply.status)
       return toResponse(reply)
@@ -81,17 +82,20 @@ const receive = <R extends Route>(
   if (!isWhole(endpoint.takes)) return Effect.succeed(request.stream)
   const whole =
     endpoint.takes.form === "bytes" ? Effect.map(request.arrayBuffer, (_) => new Uint8Array(_)) : request.text
-  return (whole as Effect.Effect<Received, HttpServerError>).pipe(
+  const reading = (whole as Effect.Effect<Received, HttpServerError>).pipe(
     Effect.provideService(HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodySize)),
     Effect.mapError(({ reason }) =>
       reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
         ? exchange.tooLarge(call)
         : exchange.unreadable(call)
-    ),
-    Effect.timeoutOrElse({
+    )
+  )
+  // The server closes the connection of a body that it stops reading, and the answer would not be sent.
+  return Effect.flatMap(Effect.forkDetach(reading, { startImmediately: true }), (fiber) =>
+    Effect.timeoutOrElse(Fiber.join(fiber), {
       duration: receiveTimeout,
       orElse: () => Effect.fail(exchange.tooSlow(call))
-    })
+    }).pipe(Effect.onInterrupt(() => Fiber.interrupt(fiber)))
   )
 }
 
@@ -215,9 +219,11 @@ class Pipe {
 
 /** An answer that is sent whole. */
 export const toResponse = (reply: Reply): HttpServerResponse.HttpServerResponse =>
-  typeof reply.body === "string"
-    ? HttpServerResponse.text(reply.body, head(reply))
-    : HttpServerResponse.uint8Array(reply.body as Uint8Array, head(reply))
+  reply.status === NO_CONTENT
+    ? HttpServerResponse.empty(head(reply))
+    : typeof reply.body === "string"
+      ? HttpServerResponse.text(reply.body, head(reply))
+      : HttpServerResponse.uint8Array(reply.body as Uint8Array, head(reply))
 
 const head = (reply: Reply) => ({
   status: reply.status,

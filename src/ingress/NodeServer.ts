@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, type Fiber, Schema, type Scope } from "effect"
+import { Clock, Duration, Effect, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import * as Https from "node:https"
 import type { AddressInfo } from "node:net"
@@ -63,6 +63,9 @@ export class ListenFailed extends Schema.TaggedError<ListenFailed>("effect-serve
   }
 }
 
+/** Milliseconds for which a client may go on sending that has its last answer. */
+const LINGER = 1000
+
 /** Serves until the scope closes; then lets open requests finish and closes all connections. Returns its address. */
 export const serve = Effect.fnUntraced(function* <R extends Route>(
   exchange: Exchange<R>,
@@ -73,11 +76,15 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   const open = new OpenRequests()
   const now = () => clock.currentTimeMillisUnsafe()
   const bodies = new Bodies(Duration.toMillis(bounds.receiveTimeout), now)
+  const leftovers = new Bodies(LINGER, now)
   yield* Effect.forkScoped(
     Effect.forever(
       Effect.andThen(
         Effect.sleep("1 second"),
-        Effect.sync(() => bodies.look())
+        Effect.sync(() => {
+          bodies.look()
+          leftovers.look()
+        })
       )
     )
   )
@@ -86,11 +93,12 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     count,
     open,
     bodies,
+    leftovers,
     maxBodySize: bounds.maxBodySize,
     stallTimeout: Duration.toMillis(bounds.stallTimeout),
     now
   }
-  const server = create(bounds.tls, {
+  const server = yield* create(bounds.tls, {
     maxHeaderSize: bounds.maxHeaderSize,
     headersTimeout: Duration.toMillis(bounds.headersTimeout),
     // How long a body may take depends on its method, so `Bodies` looks after that.
@@ -114,16 +122,22 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   return server.address() as AddressInfo
 })
 
-const create = (tls: Bounds["tls"], options: Http.ServerOptions): Http.Server =>
-  tls === undefined
-    ? Http.createServer(options)
-    : Https.createServer({
-        ...options,
-        ...tls,
-        requestCert: tls.clientCertificate !== "none",
-        rejectUnauthorized: tls.clientCertificate === "require",
-        handshakeTimeout: options.headersTimeout
-      })
+const create = (tls: Bounds["tls"], options: Http.ServerOptions): Effect.Effect<Http.Server> => {
+  if (tls === undefined) return Effect.sync(() => Http.createServer(options))
+  const { clientCertificate, ...pem } = tls
+  const server = () =>
+    Https.createServer({
+      ...options,
+      ...pem,
+      minVersion: "TLSv1.2",
+      requestCert: clientCertificate !== "none",
+      rejectUnauthorized: clientCertificate === "require",
+      handshakeTimeout: options.headersTimeout
+    })
+  return Effect.catchDefect(Effect.sync(server), (why) =>
+    Effect.die(new Error(`Invalid options of HttpIngress.layerNode: ["tls"] is not PEM, or no pair: ${String(why)}`))
+  )
+}
 
 const listen = (server: Http.Server, { host, port }: Bounds) =>
   Effect.callback<void, ListenFailed>((resume) => {
@@ -141,33 +155,28 @@ const close = (server: Http.Server) =>
     server.closeAllConnections()
   })
 
-/** The requests that have not been answered, and the fibers that work on them. */
+/** The requests that have not been answered. */
 export class OpenRequests {
-  private count = 0
-  private readonly fibers = new Set<Fiber.Fiber<unknown>>()
+  private readonly requests = new Set<{ stop(): void }>()
   private onNone: (() => void) | undefined = undefined
 
-  begin(): void {
-    this.count++
+  add(request: { stop(): void }): void {
+    this.requests.add(request)
   }
 
-  end(): void {
-    if (--this.count === 0) this.onNone?.()
-  }
-
-  add(fiber: Fiber.Fiber<unknown>): void {
-    this.fibers.add(fiber)
-    fiber.addObserver(() => this.fibers.delete(fiber))
+  delete(request: { stop(): void }): void {
+    this.requests.delete(request)
+    if (this.requests.size === 0) this.onNone?.()
   }
 
   /** Waits until all are answered; interrupts what takes longer than `timeout`, and gives that a second to answer. */
   finish(timeout: Duration.Duration): Effect.Effect<void> {
     const none = Effect.callback<void>((resume) => {
-      if (this.count === 0) return resume(Effect.void)
+      if (this.requests.size === 0) return resume(Effect.void)
       this.onNone = () => resume(Effect.void)
     })
     const interrupt = Effect.sync(() => {
-      for (const fiber of this.fibers) fiber.interruptUnsafe()
+      for (const request of this.requests) request.stop()
     })
     return Effect.timeoutOrElse(none, {
       duration: timeout,

@@ -87,13 +87,12 @@ const page = `<!doctype html><script>
   source.onerror = () => { source.close(); fetch("/", { method: "POST", body: JSON.stringify(read) }) }
 </script>`
 
+const routes = { "/feed": Feed } as const
+const onServer = (server: "layerNode" | "layer", options: typeof HttpIngress.Options.Encoded = {}) =>
+  Layer.provide(feed(ingresses(routes, options)[server]), Quiet)
+
 for (const server of ["layerNode", "layer"] as const) {
   describe(`a stream of HttpIngress.${server}`, () => {
-    const onServer = (options: typeof HttpIngress.Options.Encoded = {}) => {
-      const routes = { "/feed": Feed } as const
-      return feed(ingresses(routes, options)[server]).pipe(Layer.provide(Quiet))
-    }
-
     it.live("is read by fetch", () =>
       Effect.gen(function* () {
         const { url } = yield* HttpIngress.Address
@@ -101,7 +100,7 @@ for (const server of ["layerNode", "layer"] as const) {
           Effect.promise(async () => (await fetch(`${url}/feed/count`, { method: "POST", headers, body })).text())
         assert.deepStrictEqual(dataOf(yield* read(json)), expected)
         assert.deepStrictEqual(linesOf(yield* read(lines)), expected)
-      }).pipe(Effect.provide(onServer()))
+      }).pipe(Effect.provide(onServer(server)))
     )
 
     it.live("is read by undici", () =>
@@ -114,7 +113,7 @@ for (const server of ["layerNode", "layer"] as const) {
           })
         assert.deepStrictEqual(dataOf(yield* read(json)), expected)
         assert.deepStrictEqual(linesOf(yield* read(lines)), expected)
-      }).pipe(Effect.provide(onServer()))
+      }).pipe(Effect.provide(onServer(server)))
     )
 
     describe.runIf(has("curl"))("with curl", () => {
@@ -127,7 +126,7 @@ for (const server of ["layerNode", "layer"] as const) {
           }
           assert.deepStrictEqual(dataOf(yield* read(json)), expected)
           assert.deepStrictEqual(linesOf(yield* read(lines)), expected)
-        }).pipe(Effect.scoped, Effect.provide(onServer()))
+        }).pipe(Effect.scoped, Effect.provide(onServer(server)))
       )
 
       // On a machine that others use too, what takes 5 ms may take 100.
@@ -141,7 +140,7 @@ for (const server of ["layerNode", "layer"] as const) {
             ),
             Effect.retry(Schedule.recurs(3)),
             Effect.scoped,
-            Effect.provide(onServer({ stallTimeout: "10 minutes" }))
+            Effect.provide(onServer(server, { stallTimeout: "10 minutes" }))
           ),
         60_000
       )
@@ -155,7 +154,7 @@ for (const server of ["layerNode", "layer"] as const) {
           const found = yield* Effect.gen(function* () {
             const { url } = yield* HttpIngress.Address
             return yield* readInChromium(url, pages, read)
-          }).pipe(Effect.provide(onServer({ cors: { origins: [pages] } })))
+          }).pipe(Effect.provide(onServer(server, { cors: { origins: [pages] } })))
           assert.deepStrictEqual(
             found,
             expected.map((data) => ({ ...data, id: String(data.n) }))

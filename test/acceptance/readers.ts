@@ -15,9 +15,9 @@ export class Feed extends Deployment.Service<Feed>()("Feed", [
 ]) {}
 
 /** Elements of the endless stream that have been made. */
-export const produced = { count: 0 }
+const produced = { count: 0 }
 
-export const FeedLive = Feed.toLayer(
+const FeedLive = Feed.toLayer(
   {
     count: ({ to }) =>
       Stream.range(1, to).pipe(Stream.map((n) => ({ id: String(n), event: "number", data: { n, text: `ä\n${n}` } }))),
