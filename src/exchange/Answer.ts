@@ -67,7 +67,7 @@ export const directly = (
 }
 
 /** Whether an effect has ended well already, as a codec has that needs no service and waits for nothing. */
-const isSuccess = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Success<A, never> =>
+const isSuccess = <A, E>(effect: Effect.Effect<A, E>): effect is Exit.Success<A> =>
   Exit.isExit(effect) && Exit.isSuccess(effect)
 
 const decode = (endpoint: Endpoint, payload: unknown) =>

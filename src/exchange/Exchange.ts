@@ -11,7 +11,7 @@ import { empty, type RequestContext } from "../core/RequestContext.ts"
 import { because } from "../core/ServeError.ts"
 import { NO_CONTENT, ofServeError, problem, type Reply, text } from "./Answer.ts"
 import type { Authorize, Peer } from "./Auth.ts"
-import * as Compression from "./Compression.ts"
+import type * as Compression from "./Compression.ts"
 import * as Cors from "./Cors.ts"
 import * as Frames from "./Frames.ts"
 import type { Document } from "./OpenApi.ts"
@@ -20,7 +20,9 @@ import * as OwnPaths from "./OwnPaths.ts"
 import * as Payload from "./Payload.ts"
 import * as Reception from "./Reception.ts"
 import type { Route, RouteTable } from "./RouteTable.ts"
+import * as Seal from "./Seal.ts"
 import * as Status from "./Status.ts"
+import * as Terms from "./Terms.ts"
 
 type Incoming = Reception.Incoming
 
@@ -174,7 +176,7 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
     isClosed
   })
   const cors = Cors.make(settings.cors)
-  const seal = sealing(cors, settings.compression)
+  const seal = Seal.make(cors, settings.compression)
   const patience: Outlet.Patience = {
     heartbeat: Duration.toMillis(bounds.heartbeatInterval),
     stall: Duration.toMillis(bounds.stallTimeout),
@@ -198,12 +200,12 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       if (endpoint === undefined) {
         const found = own.get(path)
         if (found === undefined) return answer("", notFound(path, requestId))
-        if (verb !== "GET" && verb !== "HEAD") return answer(path, wrongVerb(requestId, "GET, HEAD"))
+        if (verb !== "GET" && verb !== "HEAD") return answer(path, Terms.wrongVerb(requestId, "GET, HEAD"))
         const reply = found.isOpen ? found.answer(requestId) : undefined
         if (reply !== undefined && !Effect.isEffect(reply) && !seal.isWorthIt(reply)) return answer(path, reply)
         return { _tag: "Own", route: path, answer: (peer) => ownAnswer(path, found, headers, requestId, peer) }
       }
-      const refused = refuse(endpoint, verb, headers, bounds, requestId)
+      const refused = Terms.refuse(endpoint, verb, headers, bounds, requestId)
       if (refused !== undefined) return answer(path, refused)
       // A browser sends it along with the user's cookies and certificate, whoever wrote the page, and asks nobody before.
       if (verb === "GET" && headers["origin"] !== undefined && !cors.allows(headers["origin"])) {
@@ -212,14 +214,14 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       const context = reception.admit(endpoint, headers, requestId)
       if ("status" in context) return answer(path, context)
       const frames = endpoint.stream ? Frames.choose(endpoint.gives, headers["accept"] as string) : undefined
-      if (endpoint.stream && frames === undefined) return answer(path, notAcceptable(requestId))
+      if (endpoint.stream && frames === undefined) return answer(path, Terms.notAcceptable(requestId))
       return {
         _tag: "Call",
         endpoint,
         context,
         headers,
         frames,
-        query: verb === "GET" ? queryOf(url, question) : undefined,
+        query: verb === "GET" ? Terms.queryOf(url, question) : undefined,
         outlivesClient: headers["x-request-disconnect-disabled"] === "?1"
       }
     },
@@ -283,7 +285,7 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       })
     },
     contextFor: ({ context, headers }) => reception.contextFor(context, headers),
-    tooLarge: (call) => seal.head(call.headers, tooLarge(call.endpoint, bounds, call.context.requestId)),
+    tooLarge: (call) => seal.head(call.headers, Terms.tooLarge(call.endpoint, bounds, call.context.requestId)),
     tooSlow: ({ context, headers }) => {
       const time = Duration.format(Duration.fromInputUnsafe(bounds.receiveTimeout))
       const reply = problem(408, "RequestTimeout", `The body must be there within ${time}`, context.requestId)
@@ -325,73 +327,6 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
   return exchange
 })
 
-/** What is done to every answer: what it says to pages of other origins, and how its body is written. */
-const sealing = (cors: Cors.Cors, compression: Settings["compression"]) => {
-  const head = (headers: Incoming, reply: Reply): Reply => {
-    const said = cors.headers(headers["origin"])
-    return isEmpty(said) ? reply : { ...reply, headers: joined(reply.headers, said) }
-  }
-  const isWorthIt = ({ body, contentType }: Reply): boolean =>
-    compression !== undefined &&
-    !(body instanceof Outlet.Flow) &&
-    Compression.worthIt(contentType, body.length, compression)
-  const compressed = (headers: Incoming, reply: Reply): Effect.Effect<Reply> => {
-    if (!isWorthIt(reply)) return Effect.succeed(reply)
-    const body = reply.body as Outlet.Piece
-    const encoding = Compression.negotiate(headers["accept-encoding"], compression!)
-    const labelled = { ...reply, headers: Compression.label(reply.headers, encoding) }
-    return encoding === undefined
-      ? Effect.succeed(labelled)
-      : Effect.map(Compression.compress(body, encoding), (body) => ({ ...labelled, body }))
-  }
-  const isPlain = isEmpty(cors.headers("null"))
-  return {
-    isWorthIt,
-    head: isPlain ? (_: Incoming, reply: Reply) => reply : head,
-    whole: (headers: Incoming, reply: Effect.Effect<Reply>): Effect.Effect<Reply> => {
-      const sealed = isPlain ? reply : Effect.map(reply, (reply) => head(headers, reply))
-      return compression === undefined ? sealed : Effect.flatMap(sealed, (reply) => compressed(headers, reply))
-    }
-  }
-}
-
-const isEmpty = (headers: Readonly<Record<string, string>>) => {
-  for (const _ in headers) return false
-  return true
-}
-
-const joined = (own: Reply["headers"], added: Readonly<Record<string, string>>) => ({
-  ...own,
-  ...added,
-  ...(own?.["vary"] === undefined || added["vary"] === undefined ? {} : { vary: `${own["vary"]}, ${added["vary"]}` })
-})
-
-const refuse = (
-  endpoint: Route,
-  verb: string,
-  headers: Incoming,
-  bounds: Bounds,
-  requestId: string
-): Reply | undefined => {
-  if (verb !== "POST" && !(verb === "GET" && isEventSource(endpoint, headers))) {
-    return wrongVerb(requestId, takesGet(endpoint) ? "GET, POST" : "POST")
-  }
-  const size = Number(headers["content-length"])
-  if ((size > 0 || "transfer-encoding" in headers) && !mayBe(endpoint, headers["content-type"])) {
-    const expected = endpoint.takes.contentTypes.join(" or ")
-    return problem(415, "UnsupportedMediaType", `Send the body as content-type: ${expected}`, requestId)
-  }
-  return size > maxSizeOf(endpoint, bounds) ? tooLarge(endpoint, bounds, requestId) : undefined
-}
-
-const maxSizeOf = ({ takes }: Route, { maxBodySize, maxUploadSize }: Bounds) =>
-  isWhole(takes) ? maxBodySize : maxUploadSize
-
-const tooLarge = (endpoint: Route, bounds: Bounds, requestId: string): Reply => ({
-  ...problem(413, "PayloadTooLarge", `The body may have at most ${maxSizeOf(endpoint, bounds)} bytes`, requestId),
-  close: true
-})
-
 // What the method takes, or what is wrong with it.
 const payloadOf = ({ endpoint, headers, query }: Call, body: Received, bounds: Bounds): unknown => {
   switch (endpoint.takes.form) {
@@ -410,40 +345,5 @@ const payloadOf = ({ endpoint, headers, query }: Call, body: Received, bounds: B
 
 const unfit = ({ message }: Payload.Unfit, requestId: string) => problem(400, "BadRequest", message, requestId)
 
-/** Whether a body is read before the method is called, and not by it. */
-export const isWhole = ({ form }: Route["takes"]): boolean => form !== "upload" && form !== "multipart"
-
-const mayBe = ({ takes }: Route, type: Incoming[string]): boolean => {
-  if (takes.form === "json") return type === "application/json" || (typeof type === "string" && JSON_TYPE.test(type))
-  if (takes.contentTypes.length === 0) return true
-  if (typeof type !== "string") return false
-  const semicolon = type.indexOf(";")
-  const name = (semicolon === -1 ? type : type.slice(0, semicolon)).trim().toLowerCase()
-  return takes.contentTypes.some((taken) =>
-    taken.endsWith("/*") ? name.startsWith(taken.slice(0, -1)) : name === taken.toLowerCase()
-  )
-}
-
-const JSON_TYPE = /^application\/json\s*(;\s*charset="?utf-?8"?\s*)?$/i
-
-// A browser's EventSource can send nothing but a GET, so a method whose stream it can read takes its payload from the URL too. The
-// header keeps other elements of a foreign page from calling it.
-const takesGet = ({ gives, stream, takes }: Route) =>
-  stream && takes.form === "json" && (gives.form === "json" || gives.form === "event")
-
-const isEventSource = (endpoint: Route, { accept }: Incoming) =>
-  takesGet(endpoint) && typeof accept === "string" && accept.includes("text/event-stream")
-
-const queryOf = (url: string, question: number): string =>
-  question === -1 ? "" : (new URLSearchParams(url.slice(question)).get("payload") ?? "")
-
-const notAcceptable = (requestId: string): Reply =>
-  problem(406, "NotAcceptable", "Accept text/event-stream or application/x-ndjson", requestId)
-
 // Between us and the client nobody is to keep, change or hold back what has been sent.
 const streaming = { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }
-
-const wrongVerb = (requestId: string, allow: string): Reply => ({
-  ...problem(405, "MethodNotAllowed", `Use ${allow}`, requestId),
-  headers: { allow }
-})

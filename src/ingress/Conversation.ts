@@ -11,11 +11,12 @@ import { Effect, type Exit, type Fiber, identity } from "effect"
 import type { IncomingMessage, ServerResponse } from "node:http"
 import { NO_CONTENT, type Reply } from "../exchange/Answer.ts"
 import { peerOf } from "../exchange/Auth.ts"
-import { type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
+import type { Call, Exchange, Received } from "../exchange/Exchange.ts"
 import { Flow, Outlet } from "../exchange/Outlet.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
 import type { Count } from "../exchange/Tally.ts"
+import { isWhole } from "../exchange/Terms.ts"
 import type { Bodies, OpenRequests } from "./NodeServer.ts"
 
 /**

@@ -11,11 +11,12 @@ import { Socket } from "node:net"
 import { NO_CONTENT, type Reply } from "../exchange/Answer.ts"
 import * as Auth from "../exchange/Auth.ts"
 import type { Peer } from "../exchange/Auth.ts"
-import { type Bounds, type Call, type Exchange, isWhole, type Received } from "../exchange/Exchange.ts"
+import type { Bounds, Call, Exchange, Received } from "../exchange/Exchange.ts"
 import { Flow, Outlet, type Piece } from "../exchange/Outlet.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
 import type { Count } from "../exchange/Tally.ts"
+import { isWhole } from "../exchange/Terms.ts"
 
 /** Makes the handler of all requests. */
 export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, count: Count) =>

@@ -107,9 +107,11 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     connectionsCheckingInterval: 1000
   })
   server.maxConnections = bounds.maxConnections
-  server.on("request", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
+  const converse = (request: Http.IncomingMessage, response: Http.ServerResponse) =>
     new Conversation(desk, request, response).begin()
-  )
+  server.on("request", converse)
+  // Expectations that nobody has heard of. Node would refuse them itself, and then read the body for ever.
+  server.on("checkExpectation", converse)
   server.on("checkContinue", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
     new Conversation(desk, request, response, true).begin()
   )

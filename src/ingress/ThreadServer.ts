@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Duration, Effect, Schema, type Scope, Stream } from "effect"
+import { Duration, Effect, Schema, type Scope, Stream } from "effect"
 import { Rpc } from "effect/rpc"
 import type { AddressInfo } from "node:net"
 import type { Body } from "../core/HttpSchema.ts"
@@ -21,11 +21,11 @@ import { resolveModule } from "../core/ModuleFile.ts"
 import * as Answer from "../exchange/Answer.ts"
 import { type Bounds, ListenFailed } from "./NodeServer.ts"
 import { type Authorize, Forbidden, Unauthorized } from "../exchange/Auth.ts"
-import { isWhole, type Settings } from "../exchange/Exchange.ts"
-import type { Document } from "../exchange/OpenApi.ts"
+import type { Settings } from "../exchange/Exchange.ts"
 import { type Frames, named } from "../exchange/Frames.ts"
 import type { Endpoint, Route, RouteTable } from "../exchange/RouteTable.ts"
 import type * as Status from "../exchange/Status.ts"
+import { isWhole } from "../exchange/Terms.ts"
 
 const entry = resolveModule(new URL("./serverThread.ts", import.meta.url))
 
@@ -48,7 +48,6 @@ export interface ServerData {
   /** What is the same in the app, except for who may call: that is asked there. */
   readonly settings: Pick<Settings, "protectOwnPaths" | "cors" | "compression">
   readonly asks: boolean
-  readonly document: Document | string
   /** Whether every deployment is ready: its one number is 1 then. */
   readonly ready: SharedArrayBuffer
 }
@@ -63,6 +62,9 @@ export const codecOf = ({ stream }: Route | Omit<Route, "statusOf">) => MethodCo
 
 /** The method by which the app reads a body that is still coming, from its number. */
 export const body = { target: "body", codec: MethodCodec.make(plainStream) }
+
+/** The method by which the app is asked for its OpenAPI document. */
+export const document = { target: "document", codec: MethodCodec.make(plain) }
 
 /** The method by which the app is asked who makes a request. */
 export const authorization = {
@@ -125,6 +127,7 @@ export const serve = Effect.fnUntraced(function* (
   const read = thread.link.method(body.target, body.codec) as (id: unknown) => Body
   for (const endpoint of table.endpoints)
     thread.link.served.set(endpoint.path, { codec: codecOf(endpoint), run: answer(endpoint, read), context })
+  thread.link.served.set(document.target, { codec: document.codec, run: () => settings.document, context })
   if (settings.authorize !== undefined) {
     const run = (question: unknown) =>
       Effect.catch(settings.authorize!(...(question as Parameters<Authorize>)), (error) =>
@@ -181,7 +184,6 @@ const dataOf = Effect.fnUntraced(function* (
     bounds: millisOf({ ...settings.bounds, ...options }) as ServerData["bounds"],
     settings: { compression, protectOwnPaths, cors: millisOf(cors) as typeof cors },
     asks: settings.authorize !== undefined,
-    document: yield* Effect.catchCause(settings.document, (cause) => Effect.succeed(Cause.pretty(cause))),
     choices: { refusalStatus, timeoutStatus },
     processGate,
     ready: ready.buffer

@@ -25,7 +25,16 @@ import * as ProcessGate from "../exchange/ProcessGate.ts"
 import { of, type Route } from "../exchange/RouteTable.ts"
 import * as Status from "../exchange/Status.ts"
 import * as Tally from "../exchange/Tally.ts"
-import { authorization, body, codecOf, type SentBody, type SentStream, type ServerData } from "./ThreadServer.ts"
+import { isWhole } from "../exchange/Terms.ts"
+import {
+  authorization,
+  body,
+  codecOf,
+  document,
+  type SentBody,
+  type SentStream,
+  type ServerData
+} from "./ThreadServer.ts"
 
 const data = workerData as ServerData & Start
 const end = ThreadEnd.open(data)
@@ -66,7 +75,7 @@ const withBody = <A>(
   payload: unknown,
   bracket: (acquire: Effect.Effect<unknown>, release: Effect.Effect<void>) => A
 ): A => {
-  if (Exchange.isWhole(endpoint.takes)) return bracket(Effect.succeed(payload), Effect.void)
+  if (isWhole(endpoint.takes)) return bracket(Effect.succeed(payload), Effect.void)
   const id = lastBody++
   const { body, contentType } = Stream.isStream(payload)
     ? { body: payload as Body, contentType: undefined }
@@ -119,13 +128,12 @@ const program = Effect.gen(function* () {
   const ready = new Int32Array(data.ready)
   const table = of(endpoints, () => Atomics.load(ready, 0) === 1)
   const ask = end.link.method(authorization.target, authorization.codec)
-  const { document } = data
   const settings: Exchange.Settings = {
     ...data.settings,
     bounds: data.bounds as unknown as Exchange.Bounds,
     choices: data.choices,
     authorize: data.asks ? (...question) => ask(question) as ReturnType<Authorize> : undefined,
-    document: typeof document === "string" ? Effect.die(new Error(document)) : Effect.succeed(document)
+    document: end.link.method(document.target, document.codec)(undefined) as Exchange.Settings["document"]
   }
   const exchange = yield* Exchange.make(table, settings, answering)
   const address = yield* serve(exchange, data.bounds as unknown as Bounds, yield* Tally.make)

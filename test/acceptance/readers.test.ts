@@ -26,7 +26,7 @@ const dataOf = (text: string) =>
     .filter((event) => event !== "")
     .map((event) => {
       const fields = Object.fromEntries(event.split("\n").map((line) => line.split(/: (.*)/s)))
-      const data = JSON.parse(fields["data"]!)
+      const data = JSON.parse(fields["data"])
       assert.deepStrictEqual({ id: fields["id"], event: fields["event"] }, { id: String(data.n), event: "number" })
       return data
     })
