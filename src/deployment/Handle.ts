@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, type Exit, type Fiber, Stream } from "effect"
+import { Duration, Effect, type Exit, type Fiber, type Scope, Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
 import { type CallOptions, millisOf, RequestContext } from "../core/RequestContext.ts"
@@ -58,10 +58,20 @@ export type Direct = (
   answer: (exit: Exit.Exit<unknown, unknown>) => void
 ) => Effect.Effect<void> | undefined
 
+/**
+ * Calls a stream method, until the scope closes. Its elements come by the relay.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Open = (payload: unknown, options?: CallOptions) => Effect.Effect<Relay, never, Scope.Scope>
+
 interface Made {
   readonly methods: ReadonlyArray<Rpc.AnyWithProps>
   /** Those that answer once, by name. */
   readonly direct: ReadonlyMap<string, Direct>
+  /** Those that stream, by name. */
+  readonly streams: ReadonlyMap<string, Open>
   readonly state: () => DeploymentState
   /** Whether its replicas may hold this event loop, so that an ingress has to keep out of their way. */
   readonly avoidsLoop: boolean
@@ -83,6 +93,9 @@ export const methodsOf = (handle: object): Made["methods"] => made.get(handle)?.
 /** A method that answers once, of a handle that a layer made. */
 export const directOf = (handle: object, method: string): Direct | undefined => made.get(handle)?.direct.get(method)
 
+/** A stream method of a handle that a layer made. */
+export const openOf = (handle: object, method: string): Open | undefined => made.get(handle)?.streams.get(method)
+
 /** Whether an ingress that serves the handle is to run on a thread of its own. */
 export const avoidsLoop = (handle: object): boolean => made.get(handle)?.avoidsLoop === true
 
@@ -103,18 +116,20 @@ export const make = (
 ): any => {
   const releasesEarly = options.releasePermit === "firstElement"
   const newRequest = requestFactory(router, Duration.toMillis(options.requestTimeout))
-  const handle = Object.fromEntries(
-    methods.map((rpc, method) => [
-      rpc._tag,
-      RpcSchema.isStreamSchema(rpc.successSchema)
-        ? streamMethod(router, newRequest, method, releasesEarly)
-        : unaryMethod(router, newRequest, method)
-    ])
-  )
-  const direct = methods.flatMap((rpc, method): ReadonlyArray<[string, Direct]> =>
-    RpcSchema.isStreamSchema(rpc.successSchema) ? [] : [[rpc._tag, directMethod(router, newRequest, method)]]
-  )
-  made.set(handle, { methods, avoidsLoop, direct: new Map(direct), state: () => ({ ...router.state, options }) })
+  const handle: Record<string, unknown> = {}
+  const direct = new Map<string, Direct>()
+  const streams = new Map<string, Open>()
+  methods.forEach(({ _tag, successSchema }, method) => {
+    if (RpcSchema.isStreamSchema(successSchema)) {
+      const open = openMethod(router, newRequest, method, releasesEarly)
+      streams.set(_tag, open)
+      handle[_tag] = streamMethod(open)
+    } else {
+      direct.set(_tag, directMethod(router, newRequest, method))
+      handle[_tag] = unaryMethod(router, newRequest, method)
+    }
+  })
+  made.set(handle, { methods, avoidsLoop, direct, streams, state: () => ({ ...router.state, options }) })
   return handle
 }
 
@@ -136,27 +151,28 @@ const directMethod =
     return request.state === "Settled" ? undefined : router.cancel(request)
   }
 
-const streamMethod =
-  (router: Router.Router, newRequest: NewRequest, method: number, releasesEarly: boolean) =>
-  (payload: unknown, options?: CallOptions) =>
-    Stream.unwrap(
-      Effect.map(
-        Effect.acquireRelease(
-          Effect.withFiber((caller) =>
-            Effect.sync(() => {
-              const relay: Relay = new Relay(releasesEarly, () => router.streaming(request))
-              const outer = caller.getRef(RequestContext)
-              const answer = relay.end.bind(relay)
-              const request = newRequest(outer, traceOf(caller), method, payload, options, answer, relay)
-              router.submit(request)
-              return { relay, request }
-            })
-          ),
-          ({ request }) => router.cancel(request)
+const openMethod =
+  (router: Router.Router, newRequest: NewRequest, method: number, releasesEarly: boolean): Open =>
+  (payload, options) =>
+    Effect.map(
+      Effect.acquireRelease(
+        Effect.withFiber((caller) =>
+          Effect.sync(() => {
+            const relay: Relay = new Relay(releasesEarly, () => router.streaming(request))
+            const outer = caller.getRef(RequestContext)
+            const answer = relay.end.bind(relay)
+            const request = newRequest(outer, traceOf(caller), method, payload, options, answer, relay)
+            router.submit(request)
+            return { relay, request }
+          })
         ),
-        ({ relay }) => Stream.fromPull(Effect.succeed(relay.pull))
-      )
+        ({ request }) => router.cancel(request)
+      ),
+      ({ relay }) => relay
     )
+
+const streamMethod = (open: Open) => (payload: unknown, options?: CallOptions) =>
+  Stream.unwrap(Effect.map(open(payload, options), ({ pull }) => Stream.fromPull(Effect.succeed(pull))))
 
 type NewRequest = ReturnType<typeof requestFactory>
 

@@ -9,7 +9,7 @@ import * as SchemaParser from "effect/SchemaParser"
 import type { RequestContext } from "../core/RequestContext.ts"
 import { ServeError } from "../core/ServeError.ts"
 import type { Frames } from "./Frames.ts"
-import type { Flow, Piece } from "./Outlet.ts"
+import { type Elements, type Flow, type Piece, sourceOf } from "./Outlet.ts"
 import * as Payload from "./Payload.ts"
 import type { Endpoint, Route } from "./RouteTable.ts"
 import * as Status from "./Status.ts"
@@ -62,7 +62,8 @@ export const directly = (
   return endpoint.direct(decoded.value, context, (exit) => {
     if (Exit.isFailure(exit)) return done(ofFailure(endpoint, context, exit.cause, endpoint.encodeError))
     const encoded = endpoint.encodeSuccess(exit.value)
-    done(isSuccess(encoded) ? success(endpoint, encoded.value, context) : answerOf(endpoint, context, exit))
+    const reply = isSuccess(encoded) ? ifWritable(endpoint, encoded.value, context) : undefined
+    done(reply ?? answerOf(endpoint, context, exit))
   })
 }
 
@@ -78,10 +79,12 @@ const call = (endpoint: Endpoint, context: RequestContext, payload: unknown): Ef
 
 const answerOf = (endpoint: Endpoint, context: RequestContext, result: Effect.Effect<unknown, unknown>) =>
   Effect.matchCauseEffect(
-    Effect.flatMapEager(result, (value) => encode(endpoint.encodeSuccess, value)),
+    Effect.flatMapEager(result, (value) =>
+      Effect.map(encode(endpoint.encodeSuccess, value), (encoded) => success(endpoint, encoded, context))
+    ),
     {
       onFailure: (cause) => ofFailure(endpoint, context, cause, endpoint.encodeError),
-      onSuccess: (encoded) => Effect.succeed(success(endpoint, encoded, context))
+      onSuccess: Effect.succeed<Reply>
     }
   )
 
@@ -90,29 +93,43 @@ const success = (endpoint: Endpoint, encoded: unknown, { requestId }: RequestCon
     ? json(200, JSON.stringify(encoded), requestId)
     : { status: 200, body: encoded as Piece, contentType: endpoint.gives.contentType, requestId }
 
+// What has too many levels can't be written.
+const ifWritable = (...answer: Parameters<typeof success>): Reply | undefined => {
+  try {
+    return success(...answer)
+  } catch {
+    return undefined
+  }
+}
+
 const isJson = ({ gives: { form } }: Route) => form === "json" || form === "event"
 
-/**
- * Decodes the payload, calls a stream method, and gives its elements in the form that `frames` says, those of a chunk in one piece. It
- * fails with the answer that tells of the failure.
- */
-export const ofStream = (
+/** Decodes the payload, and calls a stream method. Fails with the answer to a payload that is wrong. */
+export const elementsOf = (
   endpoint: Endpoint,
   context: RequestContext,
   payload: unknown,
   frames: Frames
-): Stream.Stream<Piece, Reply> =>
+): Effect.Effect<Elements<Reply>, Reply> =>
+  Effect.matchCauseEffectEager(decode(endpoint, payload), {
+    onFailure: (cause) => Effect.flatMap(rejectPayload(endpoint, context, cause), Effect.fail),
+    onSuccess: (decoded) =>
+      Effect.succeed({
+        source: endpoint.open?.(decoded) ?? sourceOf(endpoint.call(decoded) as Stream.Stream<unknown, unknown>),
+        frame: framing(endpoint, frames),
+        fail: (cause) => Effect.flatMap(ofFailure(endpoint, context, cause, endpoint.encodeError), Effect.fail)
+      })
+  })
+
+/** The same as one stream, which can go to another thread: of pieces, and it fails with the answer that tells of a failure. */
+export const ofStream = (...call: Parameters<typeof elementsOf>): Stream.Stream<Piece, Reply> =>
   Stream.unwrap(
-    Effect.matchCauseEager(decode(endpoint, payload), {
-      onFailure: (cause) => Stream.fromEffect(Effect.flatMap(rejectPayload(endpoint, context, cause), Effect.fail)),
-      onSuccess: (decoded) =>
-        (endpoint.call(decoded) as Stream.Stream<unknown, unknown>).pipe(
-          Stream.mapArrayEffect(framing(endpoint, frames)),
-          Stream.catchCause((cause) =>
-            Stream.fromEffect(Effect.flatMap(ofFailure(endpoint, context, cause, endpoint.encodeError), Effect.fail))
-          )
-        )
-    })
+    Effect.map(elementsOf(...call), ({ fail, frame, source }) =>
+      Stream.unwrap(Effect.map(source, ({ pull }) => Stream.fromPull(Effect.succeed(pull)))).pipe(
+        Stream.mapArrayEffect((elements) => frame(elements) as Effect.Effect<NonEmptyReadonlyArray<Piece>>),
+        Stream.catchCause((cause) => Stream.fromEffect(fail(cause)))
+      )
+    )
   )
 
 const framing = ({ encodeSuccess, gives }: Endpoint, frames: Frames) => {
@@ -126,14 +143,14 @@ const framing = ({ encodeSuccess, gives }: Endpoint, frames: Frames) => {
     const encoded = encode(encodeSuccess, element)
     return gives.form === "bytes" ? (encoded as Effect.Effect<Uint8Array>) : Effect.mapEager(encoded, toText)
   }
-  return (elements: NonEmptyReadonlyArray<unknown>): Effect.Effect<NonEmptyReadonlyArray<Piece>> => {
+  return (elements: NonEmptyReadonlyArray<unknown>): Effect.Effect<ReadonlyArray<Piece>> => {
     const pieces: Array<Piece> = []
     for (const element of elements) {
       const piece = one(element)
-      if (!isSuccess(piece)) return Effect.forEach(elements, one) as never
+      if (!isSuccess(piece)) return Effect.forEach(elements, one)
       pieces.push(piece.value)
     }
-    return Effect.succeed(gives.form === "bytes" ? pieces : [pieces.join("")]) as never
+    return Effect.succeed(gives.form === "bytes" ? pieces : [pieces.join("")])
   }
 }
 

@@ -137,7 +137,7 @@ type Done = (answer: Reply | Effect.Effect<Reply>) => void
 export type Received = string | Uint8Array | Stream.Stream<Uint8Array, unknown>
 
 /**
- * Makes the answer to what a body holds. For a stream method it is the pieces to send, which fail with the answer that tells of a failure.
+ * Makes the answer to what a body holds; for a stream method, what is to be sent.
  *
  * @category models
  * @since 0.1.0
@@ -156,7 +156,7 @@ export interface Answering<R> {
     context: RequestContext,
     payload: unknown,
     frames: Frames.Frames
-  ) => Stream.Stream<Outlet.Piece, Reply>
+  ) => Effect.Effect<Outlet.Elements<Reply>, Reply>
 }
 
 /** Makes the exchange of an ingress that serves `table`. */
@@ -246,6 +246,7 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
         ? undefined
         : (call, body, done) => {
             const { context, endpoint, headers } = call
+            if (headers["traceparent"] !== undefined) return false
             const payload = payloadOf(call, body, bounds)
             if (payload instanceof Payload.Unfit) return false
             return answering.directly!(endpoint, context, payload, (answer) =>
@@ -262,16 +263,18 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       const payload = payloadOf(call, body, bounds)
       if (payload instanceof Payload.Unfit) return Effect.succeed(seal.head(call.headers, unfit(payload, requestId)))
       const frames = call.frames!
-      const flow = Outlet.open(answering.stream(endpoint, context, payload, frames), {
-        deployment: endpoint.deployment,
-        method: endpoint.method,
-        heartbeat: frames.heartbeat,
-        patience,
-        fail: (reason) => {
-          const error = because(() => reason)
-          return ofServeError(endpoint, error, requestId)
-        }
-      })
+      const flow = Effect.flatMap(answering.stream(endpoint, context, payload, frames), (elements) =>
+        Outlet.open(elements, {
+          deployment: endpoint.deployment,
+          method: endpoint.method,
+          heartbeat: frames.heartbeat,
+          patience,
+          fail: (reason) => {
+            const error = because(() => reason)
+            return ofServeError(endpoint, error, requestId)
+          }
+        })
+      )
       return Effect.match(flow, {
         onFailure: (reply) => seal.head(call.headers, reply),
         onSuccess: (body): Reply =>

@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { Clock, Duration, Effect, Exit, Option, Pull, type Scope, Stream } from "effect"
+import { type Cause, Clock, type Context, Duration, Effect, Exit, Option, Pull, type Scope, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import { DeadlineExceeded, type Reason, SlowConsumer } from "../core/ServeError.ts"
 
@@ -37,9 +37,10 @@ export class Outlet {
   isSending = false
   /** When it was sent, or else when the last one was taken. */
   since: number
-  /** Since when the handler has been asked for more. */
-  quietSince: number
+  private asked: number
+  private hasWritten = false
   private isClosed = false
+  private isLast = false
   private pieces: Array<Piece> = []
   private size = 0
   private scheduled = false
@@ -51,17 +52,17 @@ export class Outlet {
   constructor(send: (load: Piece, taken: () => void) => void, now: () => number) {
     this.send = send
     this.now = now
-    this.since = this.quietSince = now()
+    this.since = this.asked = now()
   }
 
-  write(piece: Piece): void {
-    this.quietSince = this.now()
-    this.gather(piece)
+  write(pieces: ReadonlyArray<Piece>): void {
+    this.hasWritten = true
+    for (const piece of pieces) this.gather(piece)
   }
 
   /** Writes something that is not of the handler. */
   gather(piece: Piece): void {
-    if (this.isClosed || piece.length === 0) return
+    if (this.isClosed || this.isLast || piece.length === 0) return
     const last = this.pieces.length - 1
     const before = this.pieces[last]
     if (typeof piece === "string" && typeof before === "string") this.pieces[last] = before + piece
@@ -74,6 +75,13 @@ export class Outlet {
       this.scheduled = false
       this.flush()
     })
+  }
+
+  /** Since when the handler has been asked for more. It costs less not to look at the clock for each piece, so this is exact to a look. */
+  quietSince(now: number): number {
+    if (this.hasWritten) this.asked = now
+    this.hasWritten = false
+    return this.asked
   }
 
   get isFull(): boolean {
@@ -90,6 +98,7 @@ export class Outlet {
   finish(last: Piece, patience: number): Effect.Effect<boolean> {
     return Effect.suspend(() => {
       this.gather(last)
+      this.isLast = true
       return Effect.map(Effect.timeoutOption(this.taken, patience), Option.isSome)
     })
   }
@@ -108,7 +117,7 @@ export class Outlet {
       this.waiting = () => {
         if (!isTrue()) return
         this.waiting = undefined
-        this.quietSince = this.now()
+        this.asked = this.now()
         resume(Effect.void)
       }
       this.waiting()
@@ -153,11 +162,39 @@ export class Flow<E> {
 }
 
 /**
- * Opens a stream, until the scope closes, and waits for its first piece. Fails with what it fails with before. Later on it also fails, by
- * way of `fail`, when client or handler are quiet for too long.
+ * Gives elements to who pulls them. With `attach` they come from the next pull on to `sink`, without being asked for, each chunk when what
+ * `sink` returned for the one before has ended; that pull ends with the stream.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Source {
+  readonly pull: Pull.Pull<NonEmptyReadonlyArray<unknown>, unknown>
+  attach?(sink: (elements: NonEmptyReadonlyArray<unknown>) => Effect.Effect<void>): void
+}
+
+/** That of a stream, until the scope closes. */
+export const sourceOf = (stream: Stream.Stream<unknown, unknown>): Effect.Effect<Source, never, Scope.Scope> =>
+  Effect.map(Stream.toPull(stream), (pull) => ({ pull }))
+
+/**
+ * The elements of a stream, how they are written, and what is made of a failure.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Elements<E> {
+  readonly source: Effect.Effect<Source, never, Scope.Scope>
+  readonly frame: (elements: NonEmptyReadonlyArray<unknown>) => Effect.Effect<ReadonlyArray<Piece>>
+  readonly fail: (cause: Cause.Cause<unknown>) => Effect.Effect<never, E>
+}
+
+/**
+ * Opens a stream, until the scope closes, and waits for its first elements. Fails with what is made of a failure before them. Later on it
+ * also fails, by way of `fail`, when client or handler are quiet for too long.
  */
 export const open = Effect.fnUntraced(function* <E>(
-  stream: Stream.Stream<Piece, E>,
+  { fail, frame, source }: Elements<E>,
   options: {
     readonly deployment: string
     readonly method: string
@@ -166,33 +203,41 @@ export const open = Effect.fnUntraced(function* <E>(
     readonly fail: (reason: Reason) => E
   }
 ): Effect.fn.Return<Flow<E>, E, Scope.Scope> {
-  const pull = yield* Stream.toPull(stream)
-  const first = yield* Effect.exit(pull)
-  if (Exit.isFailure(first) && !Pull.isDoneCause(first.cause))
-    return yield* Effect.failCause(first.cause) as Effect.Effect<never, E>
-  const pieces = Exit.isSuccess(first) ? first.value : undefined
+  const opened = yield* source
+  const first = yield* Effect.exit(opened.pull)
+  if (Exit.isFailure(first)) {
+    if (!Pull.isDoneCause(first.cause)) return yield* fail(first.cause)
+    return new Flow<E>(({ taken }) => taken)
+  }
+  const pieces = yield* Effect.catchCause(frame(first.value), fail)
   return new Flow<E>((outlet) => {
-    const all = pieces === undefined ? outlet.taken : Effect.andThen(pump(pull, pieces, outlet), outlet.taken)
-    return Effect.raceFirst(all, watch(outlet, options))
+    const all = pump(opened, pieces, frame, outlet)
+    const ended = Effect.catchCause(all, (cause) => (Pull.isDoneCause(cause) ? outlet.taken : fail(cause)))
+    return Effect.raceFirst(ended, watch(outlet, options))
   })
 })
 
-const pump = <E>(
-  pull: Pull.Pull<NonEmptyReadonlyArray<Piece>, E>,
-  first: NonEmptyReadonlyArray<Piece>,
+/** Writes elements as they come. It never succeeds: it ends as the source ends. */
+const pump = (
+  source: Source,
+  first: ReadonlyArray<Piece>,
+  frame: Elements<never>["frame"],
   outlet: Outlet
-): Effect.Effect<void, E> => {
-  const write = (pieces: NonEmptyReadonlyArray<Piece>) => {
-    for (const piece of pieces) outlet.write(piece)
+): Pull.Pull<never, unknown> => {
+  const write = (pieces: ReadonlyArray<Piece>): Effect.Effect<void> => {
+    outlet.write(pieces)
     return outlet.isFull ? outlet.room : Effect.void
   }
-  const rest = Effect.forever(Effect.flatMap(pull, write), { disableYield: true })
-  return Effect.suspend(() =>
-    Effect.andThen(
-      write(first),
-      Pull.catchDone(rest, () => Effect.void)
-    )
-  )
+  const send = (elements: NonEmptyReadonlyArray<unknown>) => Effect.flatMapEager(frame(elements), write)
+  const rest = Effect.contextWith((services: Context.Context<never>) => {
+    // In the fiber of the handler, but with the services of this one.
+    source.attach?.((elements) => {
+      const sent = send(elements)
+      return Exit.isExit(sent) ? sent : Effect.provideContext(sent, services)
+    })
+    return Effect.forever(Effect.flatMap(source.pull, send), { disableYield: true })
+  })
+  return Effect.suspend(() => Effect.andThen(write(first), rest))
 }
 
 /** Tells a client of a quiet stream that it is alive. Fails when the client takes nothing, or the handler gives nothing, for too long. */
@@ -212,7 +257,7 @@ const watch = <E>(
       const note = Effect.logInfo(`The client of ${deployment}.${method} took nothing for ${time}, so its stream ends`)
       return Effect.andThen(note, Effect.fail(fail(new SlowConsumer({}))))
     }
-    const left = outlet.quietSince + patience.idle - now
+    const left = outlet.quietSince(now) + patience.idle - now
     if (left <= 0) return Effect.fail(fail(new DeadlineExceeded({ deployment, stage: "stream" })))
     if (outlet.since + beat <= now) outlet.gather(heartbeat)
     return Effect.succeed(Math.min(left, outlet.since + beat - now))

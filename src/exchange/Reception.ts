@@ -37,7 +37,7 @@ export interface Reception {
   readonly authorize:
     | ((place: Place, request: RequestContext, headers: Incoming, peer: Peer) => Effect.Effect<RequestContext, Reply>)
     | undefined
-  /** Whether there is a tracer, to which calls are to be shown. */
+  /** Whether all calls are part of a trace, or are shown to another tracer than the default, which shows them to nobody. */
   readonly isTraced: boolean
   /** The services for one call: those of the layer, what is known of the request, and its trace if a tracer listens. */
   readonly contextFor: (request: RequestContext, headers: Incoming) => Context.Context<never>
@@ -56,7 +56,7 @@ export const make = Effect.fnUntraced(function* (authorize: Authorize | undefine
   const services = Context.omit(Scope.Scope)(yield* Effect.context())
   const clock = yield* Clock.Clock
   const gate = yield* ProcessGate
-  const hasTracer = Option.isSome(Context.getOption(services as Context.Context<Tracer.Tracer>, Tracer.Tracer))
+  const isTraced = services.mapUnsafe.has(Tracer.Tracer.key) || services.mapUnsafe.has(Tracer.ParentSpan.key)
   const prefix = (yield* Random.nextIntBetween(36 ** 5, 36 ** 6)).toString(36)
   let count = 0
   let draining = false
@@ -80,10 +80,10 @@ export const make = Effect.fnUntraced(function* (authorize: Authorize | undefine
       )
     },
     authorize: authorize === undefined ? undefined : asking(authorize),
-    isTraced: hasTracer,
+    isTraced,
     contextFor: (request, headers) => {
       const withRequest = Context.add(services, RequestContext, request)
-      if (!hasTracer || headers["traceparent"] === undefined) return withRequest
+      if (headers["traceparent"] === undefined) return withRequest
       return Option.match(HttpTraceContext.fromHeaders(Headers.fromInput(headers as Record<string, string>)), {
         onNone: () => withRequest,
         onSome: (span) => Context.add(withRequest, Tracer.ParentSpan, span) as Context.Context<never>
@@ -147,17 +147,11 @@ const priorities: ReadonlyArray<string> = ["critical", "default", "sheddable"] s
 
 // What is known of a request, or what is wrong with its headers.
 const contextOf = (headers: Incoming, requestId: string, route: string, now: number): RequestContext | string => {
-  let deadline = Infinity
-  for (const [name, unit] of [
-    ["x-request-timeout-ms", 1],
-    ["x-request-timeout-seconds", 1000]
-  ] as const) {
-    const value = headers[name]
-    if (value === undefined) continue
-    const timeout = Number(value)
-    if (value === "" || !Number.isFinite(timeout)) return `Header ${name} must be a number`
-    deadline = Math.min(deadline, Math.ceil(now + timeout * unit))
-  }
+  const millis = timeoutOf(headers["x-request-timeout-ms"])
+  if (millis === undefined) return "Header x-request-timeout-ms must be a number"
+  const seconds = timeoutOf(headers["x-request-timeout-seconds"])
+  if (seconds === undefined) return "Header x-request-timeout-seconds must be a number"
+  const deadline = Math.ceil(now + Math.min(millis, 1000 * seconds))
   const priority = headers["x-request-priority"] ?? "default"
   if (typeof priority !== "string" || !priorities.includes(priority)) {
     return `Header x-request-priority must be one of: ${priorities.join(", ")}`
@@ -177,6 +171,13 @@ const contextOf = (headers: Incoming, requestId: string, route: string, now: num
     principal: undefined,
     lastEventId
   })
+}
+
+// `Infinity` without the header, and `undefined` for what is no number.
+const timeoutOf = (value: Incoming[string]): number | undefined => {
+  if (value === undefined) return Infinity
+  const timeout = Number(value)
+  return value === "" || !Number.isFinite(timeout) ? undefined : timeout
 }
 
 const isShort = (value: Incoming[string]): value is string | undefined =>

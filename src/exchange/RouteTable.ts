@@ -84,6 +84,8 @@ export interface Endpoint extends Route {
   readonly call: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
   /** Calls a method that answers once, without a fiber; not there for handles that no layer made. */
   readonly direct: Handle.Direct | undefined
+  /** Calls a stream method for who takes elements as they come; likewise. */
+  readonly open: Handle.Open | undefined
   readonly decodePayload: Codec
   readonly encodeSuccess: Codec
   readonly encodeError: Codec
@@ -184,6 +186,7 @@ const makeEndpoint = (
     rpc,
     call: handle[rpc._tag]!,
     direct: Handle.directOf(handle, rpc._tag),
+    open: Handle.openOf(handle, rpc._tag),
     decodePayload: SchemaParser.decodeUnknownEffect(
       takes.form === "json" ? Schema.toCodecJson(payloadSchema) : payloadSchema
     ) as Codec,

@@ -47,6 +47,10 @@ export class Conversation<R extends Route> {
   /** Ends a call that has no fiber here. */
   private cancel: Effect.Effect<void> | undefined = undefined
   private outlet: Outlet | undefined = undefined
+  private first: Buffer | undefined = undefined
+  /** All of the body so far, when it is more than the first piece. */
+  private chunks: Array<Buffer> | undefined = undefined
+  private size = 0
   private isFinished = false
   /** Whether the client sends its body only when it is told to (`expect: 100-continue`). */
   private awaitsContinue: boolean
@@ -61,7 +65,8 @@ export class Conversation<R extends Route> {
   begin(): void {
     const { desk, request, response } = this
     desk.open.add(this)
-    response.on("close", () => this.closed())
+    ;(response as Talking<ServerResponse>)[TALK] = this
+    response.on("close", onClose)
     const opening = desk.exchange.open(request.method!, request.url!, request.headers)
     if (opening._tag === "Answer") {
       this.isFinished = true
@@ -92,7 +97,7 @@ export class Conversation<R extends Route> {
     const { request, response } = this
     if (response.destroyed && !call.outlivesClient) return this.finish(this.desk.exchange.unreadable(call))
     if (call.query !== undefined) return this.work(call, "")
-    if (isWhole(call.endpoint.takes)) return this.receive(call)
+    if (isWhole(call.endpoint.takes)) return this.receive()
     const evaluate = () => {
       this.askForBody()
       return request
@@ -121,34 +126,40 @@ export class Conversation<R extends Route> {
   }
 
   /** Reads the body, to its end or to more than it may have. */
-  private receive(call: Call<R>): void {
-    const { bodies, exchange, maxBodySize } = this.desk
+  private receive(): void {
     const { request } = this
-    let first: Buffer | undefined
-    let rest: Array<Buffer> | undefined
-    let size = 0
-    const onData = (chunk: Buffer) => {
-      size += chunk.length
-      if (size > maxBodySize) return refuse(exchange.tooLarge(call))
-      if (first === undefined) first = chunk
-      else (rest ??= [first]).push(chunk)
-    }
-    const onEnd = () => {
-      bodies.end(onLate)
-      const body = rest === undefined ? first : Buffer.concat(rest, size)
-      this.work(call, call.endpoint.takes.form === "bytes" ? (body ?? new Uint8Array()) : (body?.toString() ?? ""))
-    }
-    const onLate = () => refuse(exchange.tooSlow(call))
-    const refuse = (reply: Reply) => {
-      bodies.end(onLate)
-      request.off("data", onData)
-      request.off("end", onEnd)
-      this.finish(reply)
-    }
-    bodies.begin(onLate)
+    this.desk.bodies.begin(this)
     this.askForBody()
+    ;(request as Talking<IncomingMessage>)[TALK] = this
     request.on("data", onData)
     request.on("end", onEnd)
+  }
+
+  received(chunk: Buffer): void {
+    this.size += chunk.length
+    if (this.size > this.desk.maxBodySize) return this.refuse(this.desk.exchange.tooLarge(this.call!))
+    if (this.first === undefined) this.first = chunk
+    else (this.chunks ??= [this.first]).push(chunk)
+  }
+
+  receivedAll(): void {
+    const { call, chunks, desk, first, size } = this
+    desk.bodies.end(this)
+    const body = chunks === undefined ? first : Buffer.concat(chunks, size)
+    this.work(call!, call!.endpoint.takes.form === "bytes" ? (body ?? new Uint8Array()) : (body?.toString() ?? ""))
+  }
+
+  /** The body takes too long. */
+  giveUp(): void {
+    this.refuse(this.desk.exchange.tooSlow(this.call!))
+  }
+
+  private refuse(reply: Reply): void {
+    const { desk, request } = this
+    desk.bodies.end(this)
+    request.off("data", onData)
+    request.off("end", onEnd)
+    this.finish(reply)
   }
 
   private work(call: Call<R>, body: Received): void {
@@ -215,12 +226,12 @@ export class Conversation<R extends Route> {
     const { request, response } = this
     const head = headOf(reply)
     const body = reply.body as string | Uint8Array
-    if (reply.status === NO_CONTENT) delete head["content-type"]
-    else head["content-length"] = Buffer.byteLength(body)
+    if (reply.status !== NO_CONTENT) head.push("content-length", String(Buffer.byteLength(body)))
     // Whether the body comes is not known, so neither is where the next request would begin.
-    if (this.awaitsContinue) head["connection"] = "close"
+    const isLast = reply.close === true || this.awaitsContinue
+    if (isLast) head.push("connection", "close")
     response.writeHead(reply.status, head)
-    if (head["connection"] === "close" && !request.complete && reply.status !== REQUEST_TIMEOUT) {
+    if (isLast && !request.complete && reply.status !== REQUEST_TIMEOUT) {
       return this.linger(body)
     }
     this.end(body)
@@ -246,12 +257,14 @@ export class Conversation<R extends Route> {
   private linger(body: string | Uint8Array): void {
     const { leftovers } = this.desk
     const { request, response } = this
-    const end = () => {
-      leftovers.end(end)
-      if (!response.destroyed) this.end("")
+    const lingering = {
+      giveUp: () => {
+        leftovers.end(lingering)
+        if (!response.destroyed) this.end("")
+      }
     }
-    leftovers.begin(end)
-    request.on("end", end)
+    leftovers.begin(lingering)
+    request.on("end", lingering.giveUp)
     request.resume()
     response.write(body)
   }
@@ -260,9 +273,9 @@ export class Conversation<R extends Route> {
   private discard(): void {
     const { bodies } = this.desk
     const { request } = this
-    const onLate = () => request.socket.destroy()
-    bodies.begin(onLate)
-    request.on("end", () => bodies.end(onLate))
+    const rest = { giveUp: () => request.socket.destroy() }
+    bodies.begin(rest)
+    request.on("end", () => bodies.end(rest))
     request.resume()
   }
 
@@ -287,7 +300,7 @@ export class Conversation<R extends Route> {
     Effect.runFork(Effect.map(this.outlet!.finish(frames!.error(failure.body as string), patience), end))
   }
 
-  private closed(): void {
+  closed(): void {
     this.desk.open.delete(this)
     if (this.response.writableEnded) return
     if (this.call?.outlivesClient === true) this.outlet?.close()
@@ -305,16 +318,31 @@ export class Conversation<R extends Route> {
   }
 }
 
+// Functions that all requests share. One for each request costs more than what they do: V8 takes those that listeners keep for long-lived
+// ones, and collects them late and slowly.
+const TALK = Symbol("conversation")
+type Talking<A> = A & { [TALK]?: Conversation<any> }
+
+function onClose(this: Talking<ServerResponse>): void {
+  this[TALK]!.closed()
+}
+
+function onData(this: Talking<IncomingMessage>, chunk: Buffer): void {
+  this[TALK]!.received(chunk)
+}
+
+function onEnd(this: Talking<IncomingMessage>): void {
+  this[TALK]!.receivedAll()
+}
+
 const REQUEST_TIMEOUT = 408
 
 const isStalled = ({ status }: Reply) => status === CLIENT_CLOSED_REQUEST
 
-const headOf = (reply: Reply): Record<string, string | number> => {
-  const head: Record<string, string | number> = {
-    "content-type": reply.contentType,
-    "x-request-id": reply.requestId
-  }
-  if (reply.headers !== undefined) Object.assign(head, reply.headers)
-  if (reply.close === true) head["connection"] = "close"
+// As a flat list, which Node writes as it is.
+const headOf = (reply: Reply): Array<string> => {
+  const head = ["x-request-id", reply.requestId]
+  if (reply.status !== NO_CONTENT) head.push("content-type", reply.contentType)
+  for (const name in reply.headers) head.push(name, reply.headers[name]!)
   return head
 }

@@ -192,7 +192,7 @@ export const layerNode = <const R extends RouteTable.Routes, A = never>(
     })
   ).pipe(Layer.provide(gateFor(options)))
 
-const answering = { call: Answer.ofCall, directly: Answer.directly, stream: Answer.ofStream }
+const answering = { call: Answer.ofCall, directly: Answer.directly, stream: Answer.elementsOf }
 
 const settingsOf = Effect.fnUntraced(function* <A>(
   table: RouteTable.RouteTable,

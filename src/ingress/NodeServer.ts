@@ -187,9 +187,14 @@ export class OpenRequests {
   }
 }
 
+/** What is done with a body that takes too long. */
+interface Body {
+  giveUp(): unknown
+}
+
 /** The bodies that have begun to come, the oldest first. One that takes too long is given up, within a second. */
 export class Bodies {
-  private readonly waiting = new Map<() => void, number>()
+  private readonly waiting = new Map<Body, number>()
   private readonly timeout: number
   private readonly now: () => number
 
@@ -199,21 +204,21 @@ export class Bodies {
     this.now = now
   }
 
-  begin(giveUp: () => void): void {
-    this.waiting.set(giveUp, this.now() + this.timeout)
+  begin(body: Body): void {
+    this.waiting.set(body, this.now() + this.timeout)
   }
 
-  end(giveUp: () => void): void {
-    this.waiting.delete(giveUp)
+  end(body: Body): void {
+    this.waiting.delete(body)
   }
 
   /** Gives up those whose time is over. */
   look(): void {
     const now = this.now()
-    for (const [giveUp, until] of this.waiting) {
+    for (const [body, until] of this.waiting) {
       if (until > now) return
-      this.waiting.delete(giveUp)
-      giveUp()
+      this.waiting.delete(body)
+      body.giveUp()
     }
   }
 }

@@ -19,7 +19,7 @@ import * as Answer from "../exchange/Answer.ts"
 import type { Authorize } from "../exchange/Auth.ts"
 import * as Exchange from "../exchange/Exchange.ts"
 import { type Bounds, ListenFailed, serve } from "./NodeServer.ts"
-import type { Piece } from "../exchange/Outlet.ts"
+import { type Piece, sourceOf } from "../exchange/Outlet.ts"
 import type { Form } from "../exchange/Payload.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
 import { of, type Route } from "../exchange/RouteTable.ts"
@@ -106,12 +106,12 @@ const answering: Exchange.Answering<Endpoint> = {
         const sent: SentStream = { payload, frames: name }
         return endpoint.call(sent) as Stream.Stream<Piece, unknown>
       })
-      return Stream.unwrap(stream).pipe(
-        Stream.ensuring(release),
-        Stream.catchCause((cause) =>
-          Stream.fromEffect(Effect.flatMap(failureOf(endpoint, context, cause), Effect.fail))
-        )
-      )
+      return Effect.succeed({
+        source: sourceOf(Stream.ensuring(Stream.unwrap(stream), release)),
+        // The app has done that.
+        frame: (pieces) => Effect.succeed(pieces as ReadonlyArray<Piece>),
+        fail: (cause) => Effect.flatMap(failureOf(endpoint, context, cause), Effect.fail)
+      })
     })
 }
 

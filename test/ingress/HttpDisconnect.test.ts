@@ -149,7 +149,7 @@ for (const [name, Ingress] of Object.entries(ingresses(routes))) {
     const onThread = name.includes("thread")
     /** It is counted as 499. A server on a thread tells its counts once a second, so that is waited for where little else is. */
     const untilTold = (path: string, count: number) =>
-      onThread && path !== "/outer/wait" ? Effect.void : untilCounted(path, { 499: count })
+      onThread && path !== "/outer/wait" && path !== "/narrow/wait" ? Effect.void : untilCounted(path, { 499: count })
 
     /** Hangs up three times, each time when the request is where it should be. */
     const soonGone = (
