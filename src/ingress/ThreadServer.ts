@@ -6,11 +6,12 @@
  *
  * @since 0.1.0
  */
-import { Duration, Effect, Schema, type Scope, Stream } from "effect"
+import { Duration, Effect, Exit, Schema, type Scope, Stream } from "effect"
 import { Rpc } from "effect/rpc"
 import type { AddressInfo } from "node:net"
 import type { Body } from "../core/HttpSchema.ts"
 import { RequestContext } from "../core/RequestContext.ts"
+import { BadUpload, because } from "../core/ServeError.ts"
 import type { DeploymentOptions } from "../deployment/DeploymentOptions.ts"
 import * as Handle from "../deployment/Handle.ts"
 import * as AppEnd from "../wire/AppEnd.ts"
@@ -124,6 +125,8 @@ export const serve = Effect.fnUntraced(function* (
   })
   const fork = Effect.runForkWith(context)
   thread.onLoss = (why) => fork(Effect.logFatal(`The thread of the ingress ended ${why}. Nothing is served any more.`))
+  const brokenOff = new BadUpload({ why: "brokenOff", description: "the ingress has ended" })
+  thread.closeWithThread(() => () => Exit.fail(because(() => brokenOff)))
   const read = thread.link.method(body.target, body.codec) as (id: unknown) => Body
   for (const endpoint of table.endpoints)
     thread.link.served.set(endpoint.path, { codec: codecOf(endpoint), run: answer(endpoint, read), context })

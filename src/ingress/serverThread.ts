@@ -146,7 +146,10 @@ const partsOf = ({ description, host, port }: ListenFailed) => ({ description, h
 
 const gate = data.processGate ? ProcessGate.layer : ProcessGate.layerNoop
 
-ThreadEnd.runMain(end, Effect.provide(program, gate), (cause) => {
+const describe = (cause: Cause.Cause<unknown>) => {
   const error = Option.getOrUndefined(Cause.findErrorOption(cause))
   return error instanceof ListenFailed ? partsOf(error) : Cause.pretty(cause)
-})
+}
+
+// The app reads bodies as long as their clients send. The server itself knows how long it waits for these.
+ThreadEnd.runMain(end, Effect.provide(program, gate), describe, Effect.void)

@@ -47,15 +47,16 @@ export const open = ({ begun, minimumLogLevel, port }: Start, runner: Runner = p
 }
 
 /**
- * What a thread does: it runs `program`, which tells the app when it is ready, until the app says `stop` and what the app has called
- * is done. If it fails, the app gets what `describe` makes of the cause. Then the thread ends.
+ * What a thread does: it runs `program`, which tells the app when it is ready, until the app says `stop` and `lastWork` is done: what the
+ * app has called, unless something else is given. If it fails, the app gets what `describe` makes of the cause. Then the thread ends.
  */
 export const runMain = <E>(
   { context, hear, link }: ThreadEnd,
   program: Effect.Effect<void, E, Scope.Scope>,
-  describe: (cause: Cause.Cause<E>) => unknown
+  describe: (cause: Cause.Cause<E>) => unknown,
+  lastWork: Effect.Effect<void> = link.idle
 ): void => {
-  const untilStopped = Effect.raceFirst(Effect.andThen(program, Effect.never), Effect.andThen(hear("stop"), link.idle))
+  const untilStopped = Effect.raceFirst(Effect.andThen(program, Effect.never), Effect.andThen(hear("stop"), lastWork))
   Effect.runForkWith(context)(Effect.scoped(untilStopped)).addObserver((exit) => {
     if (Exit.isFailure(exit)) link.note("failed", describe(exit.cause))
     // Messages leave with the microtasks of this turn.
