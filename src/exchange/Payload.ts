@@ -45,30 +45,35 @@ export const json = (body: string): unknown => {
   }
 }
 
-const isDeep = (body: string): boolean => {
+// Most bodies have too few brackets to be deep, and to count them takes less time than to look at each character.
+const isDeep = (body: string): boolean => count(body, "[") + count(body, "{") > DEPTH && depthOf(body) > DEPTH
+
+/** How often a character is there; more than {@link DEPTH} are not counted. */
+const count = (body: string, char: string): number => {
+  let found = 0
+  for (let i = body.indexOf(char); i !== -1 && found <= DEPTH; i = body.indexOf(char, i + 1)) found++
+  return found
+}
+
+/** The most levels there are, or the first number above {@link DEPTH}. */
+const depthOf = (body: string): number => {
   let depth = 0
-  for (let i = 0; i < body.length; i++) {
-    const char = body.charCodeAt(i)
-    if (char === QUOTE) i = endOf(body, i)
-    else if (char === BRACKET || char === BRACE) depth++
-    else if (char === BRACKET_END || char === BRACE_END) depth--
-    if (depth > DEPTH) return true
+  let deepest = 0
+  for (let i = 0; i < body.length && deepest <= DEPTH; i++) {
+    const char = body[i]
+    if (char === '"') i = endOf(body, i)
+    else if (char === "[" || char === "{") deepest = Math.max(deepest, ++depth)
+    else if (char === "]" || char === "}") depth--
   }
-  return false
+  return deepest
 }
 
 /** Where the string ends that begins at a quote. */
 const endOf = (body: string, quote: number): number => {
   let i = quote + 1
-  for (; i < body.length; i++) {
-    const char = body.charCodeAt(i)
-    if (char === BACKSLASH) i++
-    else if (char === QUOTE) break
-  }
+  for (; i < body.length && body[i] !== '"'; i++) if (body[i] === "\\") i++
   return i
 }
-
-const [QUOTE, BACKSLASH, BRACKET, BRACKET_END, BRACE, BRACE_END] = Array.from('"\\[]{}', (char) => char.charCodeAt(0))
 
 const bad = (why: BadUpload["why"], description: string) => because(() => new BadUpload({ why, description }))
 

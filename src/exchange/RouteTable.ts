@@ -6,6 +6,7 @@
 import { Context, Effect, Schema, SchemaAST, type SchemaIssue, type Stream } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import * as RpcSchema from "effect/rpc/RpcSchema"
+import * as SchemaJITCompiler from "effect/schema/SchemaJITCompiler"
 import * as SchemaParser from "effect/SchemaParser"
 import { markOf } from "../core/HttpSchema.ts"
 import type * as Deployment from "../deployment/Deployment.ts"
@@ -187,13 +188,22 @@ const makeEndpoint = (
     call: handle[rpc._tag]!,
     direct: Handle.directOf(handle, rpc._tag),
     open: Handle.openOf(handle, rpc._tag),
-    decodePayload: SchemaParser.decodeUnknownEffect(
-      takes.form === "json" ? Schema.toCodecJson(payloadSchema) : payloadSchema
-    ) as Codec,
-    encodeSuccess: SchemaParser.encodeUnknownEffect(isJson(gives) ? Schema.toCodecJson(success) : success) as Codec,
-    encodeError: SchemaParser.encodeUnknownEffect(Schema.toCodecJson(error)) as Codec,
+    decodePayload: decoder(takes.form === "json" ? Schema.toCodecJson(payloadSchema) : payloadSchema),
+    encodeSuccess: encoder(isJson(gives) ? Schema.toCodecJson(success) : success),
+    encodeError: encoder(Schema.toCodecJson(error)),
     statusOf: Status.ofFailure(error, choices)
   }
+}
+
+// Compiled to functions when they are used first, where the process may do so (`new Function`), and interpreted elsewhere.
+const decoder = (codec: Schema.Top): Codec => {
+  SchemaJITCompiler.enable(codec.ast)
+  return SchemaParser.decodeUnknownEffect(codec as Schema.Codec<unknown>) as Codec
+}
+
+const encoder = (codec: Schema.Top): Codec => {
+  SchemaJITCompiler.enable(SchemaAST.flip(codec.ast))
+  return SchemaParser.encodeUnknownEffect(codec as Schema.Codec<unknown>) as Codec
 }
 
 const isJson = ({ form }: Gives) => form === "json" || form === "event"
