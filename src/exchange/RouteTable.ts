@@ -38,7 +38,7 @@ export type Services<R extends Routes> = {
  * @category models
  * @since 0.1.0
  */
-export interface Takes {
+interface Takes {
   readonly form: "json" | "text" | "bytes" | "upload" | "multipart"
   readonly contentTypes: ReadonlyArray<string>
 }
@@ -198,12 +198,12 @@ const makeEndpoint = (
 // Compiled to functions when they are used first, where the process may do so (`new Function`), and interpreted elsewhere.
 const decoder = (codec: Schema.Top): Codec => {
   SchemaJITCompiler.enable(codec.ast)
-  return SchemaParser.decodeUnknownEffect(codec as Schema.Codec<unknown>) as Codec
+  return SchemaParser.decodeUnknownEffect(codec as Schema.Codec<unknown>)
 }
 
 const encoder = (codec: Schema.Top): Codec => {
   SchemaJITCompiler.enable(SchemaAST.flip(codec.ast))
-  return SchemaParser.encodeUnknownEffect(codec as Schema.Codec<unknown>) as Codec
+  return SchemaParser.encodeUnknownEffect(codec as Schema.Codec<unknown>)
 }
 
 const isJson = ({ form }: Gives) => form === "json" || form === "event"

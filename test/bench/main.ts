@@ -6,12 +6,14 @@ import { Effect } from "effect"
 import { batching } from "./batching.ts"
 import { blocking } from "./blocking.ts"
 import { handle } from "./handle.ts"
+import { http } from "./http.ts"
 import { overload } from "./overload.ts"
 import { overloadHttp } from "./overloadHttp.ts"
 import { type Bench, report, type Study } from "./report.ts"
+import { stream } from "./stream.ts"
 import { worker } from "./worker.ts"
 
-const benches: ReadonlyArray<Bench | Study> = [handle, batching, overload, overloadHttp, worker, blocking]
+const benches: ReadonlyArray<Bench | Study> = [handle, http, stream, batching, overload, overloadHttp, worker, blocking]
 
 const program = Effect.gen(function* () {
   const names = process.argv.slice(2)

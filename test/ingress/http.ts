@@ -1,5 +1,5 @@
 import { NodeHttpServer } from "@effect/platform-node"
-import { assert, layer, type Vitest } from "@effect/vitest"
+import { assert, layer, vi, type Vitest } from "@effect/vitest"
 import { Deployment, HttpIngress, HttpSchema, RequestContext } from "effect-serve"
 import { Effect, Layer, Logger, Metric, Schema, Stream } from "effect"
 import { HttpServer } from "effect/http"
@@ -84,7 +84,10 @@ const Deployments = Layer.mergeAll(
 
 const routes = { "/stage": Stage, "/solo": Solo, "/early": Early, "/hasty": Hasty, "/counted": Stage } as const
 
-export const Quiet = Layer.mergeAll(Logger.layer([]), Layer.succeed(Metric.MetricRegistry, new Map()))
+export const Quiet = Layer.mergeAll(
+  Logger.layer([]),
+  Layer.sync(Metric.MetricRegistry, () => new Map())
+)
 
 export const addressOf = Layer.effect(
   HttpIngress.Address,
@@ -116,7 +119,7 @@ export const ingresses = <const R extends HttpIngress.Routes>(
 }
 
 /** The deployments above, served by an ingress. */
-export const appOn = (Ingress: Ingress<Stage | Solo | Early | Hasty>) =>
+const appOn = (Ingress: Ingress<Stage | Solo | Early | Hasty>) =>
   Ingress.pipe(Layer.provideMerge(Deployments), Layer.provideMerge(Quiet))
 
 /** The same on all servers. */
@@ -134,6 +137,8 @@ export const onEachServer = (
   { concurrent = true, ...options }: typeof HttpIngress.Options.Encoded & { readonly concurrent?: boolean },
   tests: (it: Vitest.MethodsNonLive<Provided>, server: ServerName) => void
 ): void => {
+  // The machine may be busy with other things.
+  vi.setConfig({ testTimeout: 30_000 })
   for (const { App, name } of apps(options)) {
     layer(App, { excludeTestServices: true, timeout: "20 seconds", concurrent })(`${title}, on ${name}`, (it) =>
       tests(it, name)
@@ -160,18 +165,6 @@ export const post = (path: string, body: unknown, headers: Record<string, string
     headers: { "content-type": "application/json", ...headers },
     body: typeof body === "string" ? body : JSON.stringify(body)
   })
-
-/** Sends bytes as they are, and returns all that comes back until the server closes the connection. */
-export const sendRaw = (bytes: string) =>
-  Effect.flatMap(HttpIngress.Address, ({ port }) =>
-    Effect.callback<string>((resume) => {
-      let answer = ""
-      const socket = connect(port, "127.0.0.1", () => socket.write(bytes))
-      socket.on("data", (chunk) => (answer += chunk.toString()))
-      socket.on("error", () => {})
-      socket.on("close", () => resume(Effect.succeed(answer)))
-    })
-  )
 
 /** An answer as far as it has come. */
 export interface Answer {
@@ -226,9 +219,10 @@ const dechunk = (bytes: Buffer, start: number) => {
   return { pieces, isComplete: false, length: from }
 }
 
+const port = (port: number) => `:${port.toString(16).toUpperCase().padStart(4, "0")}`
+
 /** What the system knows of an end of a connection: the bytes it has sent that have not been received, and those received but not read. */
 const endOf = (local: number, remote: number) => {
-  const port = (port: number) => `:${port.toString(16).toUpperCase().padStart(4, "0")}`
   for (const line of readFileSync("/proc/net/tcp", "latin1").split("\n")) {
     const [, from, to, , queues, , , , , inode] = line.trim().split(/\s+/)
     if (from?.endsWith(port(local)) !== true || to?.endsWith(port(remote)) !== true) continue
@@ -330,7 +324,7 @@ interface Request {
 }
 
 /** Opens a connection, until the scope closes. */
-export const dial = (allowHalfOpen = false) =>
+const dial = (allowHalfOpen = false) =>
   Effect.flatMap(HttpIngress.Address, ({ port }) =>
     Effect.acquireRelease(
       Effect.callback<Client>((resume) => {
@@ -421,7 +415,7 @@ export const untilRunning = <S extends { readonly running: number }, R>(
   })
 
 /** How often a path of the ingress has answered with each status. A server on a thread tells it once a second. */
-export const countsOf = (route: string) =>
+const countsOf = (route: string) =>
   Effect.map(Metric.snapshot, (metrics) =>
     Object.fromEntries(
       metrics.flatMap((metric) =>
@@ -469,6 +463,12 @@ export const eventsOf = (text: string): ReadonlyArray<ServerEvent> => {
         })
       )
     )
+}
+
+/** The error that an event tells of. */
+export const errorOf = (event: ServerEvent | undefined): any => {
+  assert.strictEqual(event?.event, "error")
+  return event?.data
 }
 
 /** The values of lines of JSON. */
