@@ -139,7 +139,7 @@ const streaming = Effect.fnUntraced(function* (
         hasFailed = true
         if (!isTaken) return server.interruptUnsafe()
         if (frames!.tellsErrors) return pipe.end()
-        if (connection !== undefined) return closeWhenSent(connection, stallTimeout)
+        if (connection !== undefined) return yield* closeWhenSent(connection, stallTimeout)
         // The server has it, and gets a moment to pass it on.
         yield* Effect.sleep(1)
         pipe.breakOff()
@@ -164,10 +164,18 @@ const connectionOf = ({ source }: HttpServerRequest.HttpServerRequest): Socket |
   return httpVersionMajor === 1 && socket instanceof Socket ? socket : undefined
 }
 
-/** Closes a connection when all is sent that the server has, for which it would not wait itself; or later, if nobody reads it. */
-const closeWhenSent = (connection: Socket, patience: Duration.Duration): void => {
-  connection.end()
-  connection.setTimeout(Duration.toMillis(patience), () => connection.destroy())
+/** Closes a connection when all is sent that the server has; or later, if the client doesn't read it, or doesn't close its side. */
+const closeWhenSent = (connection: Socket, patience: Duration.Duration): Effect.Effect<void> => {
+  const closed = Effect.callback<void>((resume) => {
+    if (connection.destroyed) return resume(Effect.void)
+    connection.once("close", () => resume(Effect.void))
+    connection.end()
+  })
+  const closing = Effect.andThen(
+    Effect.timeoutOption(closed, patience),
+    Effect.sync(() => connection.destroy())
+  )
+  return Effect.asVoid(Effect.forkDetach(closing, { startImmediately: true }))
 }
 
 /** Hands loads to a server that pulls. */

@@ -1,3 +1,16 @@
+/**
+ * Bodies over HTTP that are not JSON, on all servers: bytes, text, uploads and forms.
+ *
+ * Each of these mutations has been seen to fail a test here. Bodies: `application/octet-stream` asked for where any type will do; any type
+ * taken where one is asked for; `audio/*` that takes `audiox/wav`; text decoded piece by piece. Bounds: no look at `content-length`; no
+ * count of what comes, for whole bodies and for uploads; no time limit for the next piece, or for a whole body. Uploads: collected before
+ * the handler gets them; kept after it has; sent ahead to another thread without bound; what is left of one kept from the next request,
+ * after an answer and after a stream; a handler not interrupted when its upload breaks off. Forms: a file left unread not skipped;
+ * filenames not decoded as UTF-8; what is malformed answered with 413; fields of more than 1 MiB.
+ *
+ * A client that leaves while more of its upload waits than the server's buffers take is not noticed before the handler reads on: the end of
+ * the connection comes behind the bytes that nobody reads.
+ */
 import { assert } from "@effect/vitest"
 import { type HttpSchema, ServeError } from "effect-serve"
 import { Deferred, Effect, Exit, Fiber, Stream } from "effect"

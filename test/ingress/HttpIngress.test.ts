@@ -6,6 +6,8 @@ import { HttpRouter, HttpServer, HttpServerResponse } from "effect/http"
 import { Rpc } from "effect/rpc"
 import { createServer } from "node:http"
 import { connect } from "node:net"
+import { post, send } from "./http.ts"
+import { sendRaw } from "./servers.ts"
 
 class NotFound extends Schema.TaggedError<NotFound>()("NotFound", { id: Schema.Int }, { httpApiStatus: 404 }) {}
 class Broken extends Schema.TaggedError<Broken>()("Broken", { part: Schema.String }) {}
@@ -100,40 +102,8 @@ const onThread = HttpIngress.layerNode(routes, {
 const Server = NodeHttpServer.layer(createServer, { host: "127.0.0.1", port: 0, gracefulShutdownTimeout: "2 seconds" })
 const onServer = Layer.merge(addressOf, HttpIngress.layer(routes, options)).pipe(Layer.provide(Server))
 
-const send = (path: string, init: RequestInit = {}) =>
-  Effect.gen(function* () {
-    const { url } = yield* HttpIngress.Address
-    const response = yield* Effect.promise((signal) => fetch(url + path, { signal, ...init }))
-    const text = yield* Effect.promise(() => response.text())
-    return {
-      status: response.status,
-      headers: response.headers,
-      text,
-      body: text.startsWith("{") ? JSON.parse(text) : text
-    }
-  })
-
-const post = (path: string, body: unknown, headers: Record<string, string> = {}) =>
-  send(path, {
-    method: "POST",
-    headers: { "content-type": "application/json", ...headers },
-    body: typeof body === "string" ? body : JSON.stringify(body)
-  })
-
 const idOf = (headers: Record<string, string>) =>
   Effect.map(post("/lab/ping", "", headers), (_) => _.headers.get("x-request-id")!)
-
-/** Sends bytes as they are, and returns all that comes back until the server closes the connection. */
-const sendRaw = (bytes: string) =>
-  Effect.flatMap(HttpIngress.Address, ({ port }) =>
-    Effect.callback<string>((resume) => {
-      let answer = ""
-      const socket = connect(port, "127.0.0.1", () => socket.write(bytes))
-      socket.on("data", (chunk) => (answer += chunk.toString()))
-      socket.on("error", () => {})
-      socket.on("close", () => resume(Effect.succeed(answer)))
-    })
-  )
 
 const servers: Record<string, Layer.Layer<HttpIngress.Address, unknown, Lab | Inner>> = {
   layerNode: onNode,

@@ -1,3 +1,15 @@
+/**
+ * Streams over HTTP, on all servers: their forms, how they fail, how they wait for their reader, and how long they may take.
+ *
+ * Each of these mutations has been seen to fail a test here. Forms: lines where both are liked equally; no `id` of an event; names and ids
+ * of several lines; text as JSON; a GET refused to an EventSource, or granted to anybody; no `lastEventId` for the handler; an empty stream
+ * taken for a failure. Failures: the message of a defect in the answer; a failure taken for the end; a connection left open after an error
+ * event; lines ended well after an error, or events broken off; what was not yet sent dropped with the connection, or its taking not waited
+ * for; a connection kept for a client that doesn't close its side. Readers: every element sent alone; sending put off by 60 ms; no waiting
+ * for room; a stalled client never given up, or one that is only slow; a quiet handler never given up; no heartbeat, or one between lines.
+ * Permits and times: `releasePermit` unknown to the router in the server's thread; `requestTimeout` for the whole of a stream; no time to
+ * finish at shutdown, or no word when it is over. Counts: a stream counted at its start too; a stalled client counted twice.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { RequestContext, ServeError } from "effect-serve"
 import { type Cause, Effect, Exit, Fiber, Layer, Queue, Scope, Stream } from "effect"
@@ -87,6 +99,7 @@ onEachServer("streams over HTTP", {}, (it, server) => {
           accept
         )
         assert.strictEqual(headers.get("cache-control"), "no-cache, no-transform")
+        assert.strictEqual(headers.get("x-accel-buffering"), "no")
         assert.strictEqual(headers.get("x-request-id"), id["x-request-id"])
       }
       const asLines = [
@@ -560,7 +573,7 @@ onEachServer("streams over HTTP that may not be quiet", impatient, (it) => {
       for (const form of [events, lines]) {
         const client = yield* ask("/stage/elements", { headers: { ...act(thenDying), ...form }, halfOpen: true })
         yield* until(() => client.hasEnded)
-        yield* until(() => !client.isKept)
+        yield* until(() => !client.isKept, 20)
       }
     })
   )

@@ -366,13 +366,13 @@ export const chunk = (content: Uint8Array | string) => {
 
 export const LAST_CHUNK = "0\r\n\r\n"
 
-/** Waits until something is so, for at most 8 seconds. */
-export const until = (condition: () => boolean) =>
+/** Waits until something is so, for at most 8 seconds, with a look every so many milliseconds. */
+export const until = (condition: () => boolean, every = 1) =>
   Effect.gen(function* () {
     const end = performance.now() + 8000
     while (!condition()) {
       if (performance.now() > end) return yield* Effect.die(new Error(`never so: ${condition.toString()}`))
-      yield* Effect.sleep(1)
+      yield* Effect.sleep(every)
     }
   })
 
@@ -390,7 +390,7 @@ export const settled = (read: () => number, millis = 100) =>
     let value = read()
     const end = since + 8000
     while (performance.now() - since < millis) {
-      yield* Effect.sleep(2)
+      yield* Effect.sleep(10)
       const next = read()
       if (next !== value) since = performance.now()
       value = next
