@@ -148,7 +148,7 @@ const streaming = Effect.fnUntraced(function* (
   const fiber = yield* Effect.forkDetach(sending, { startImmediately: true })
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
-      if (isOver) return hasFailed ? Effect.sync(() => connection?.end()) : Effect.void
+      if (isOver) return hasFailed && connection !== undefined ? closeWhenSent(connection, stallTimeout) : Effect.void
       if (!outlivesClient) return Fiber.interrupt(fiber)
       isGone = true
       outlet.close()

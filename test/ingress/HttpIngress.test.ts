@@ -285,7 +285,7 @@ for (const [name, ingress] of Object.entries(servers)) {
     live(
       "answers 504 when the time that the client gives runs out",
       Effect.fnUntraced(function* () {
-        const { body, status } = yield* post("/lab/wait", "", { "x-request-timeout-ms": "30" })
+        const { body, status } = yield* post("/lab/wait", "", { "x-request-timeout-ms": "250" })
         assert.deepStrictEqual([status, body.reason.stage], [504, "handler"])
         yield* Deferred.await((yield* Waiting).interrupted)
         const late = yield* post("/lab/wait", "", { "x-request-timeout-ms": "0" })

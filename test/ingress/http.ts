@@ -377,10 +377,10 @@ export const until = (condition: () => boolean, every = 1) =>
   })
 
 /** The milliseconds until something is so. */
-export const timeUntil = (condition: () => boolean) =>
+export const timeUntil = (condition: () => boolean, every = 1) =>
   Effect.suspend(() => {
     const start = performance.now()
-    return Effect.map(until(condition), () => performance.now() - start)
+    return Effect.map(until(condition, every), () => performance.now() - start)
   })
 
 /** Waits until a number has not changed for so many milliseconds, and gives it. */
