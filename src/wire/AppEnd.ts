@@ -5,9 +5,11 @@
  */
 import { Clock, Context, Effect, type LogLevel, Option, References, Tracer } from "effect"
 import { MessageChannel, type MessagePort } from "node:worker_threads"
-import { type Begun, Link, runner } from "./Link.ts"
+import { Link, runner } from "./Link.ts"
+import { cloned } from "./MethodCodec.ts"
 import * as Spans from "./Spans.ts"
 import * as Telemetry from "./Telemetry.ts"
+import { type Begun, ThreadPort } from "./ThreadPort.ts"
 
 /**
  * What the thread at the other end is started with.
@@ -24,6 +26,8 @@ export interface Start {
 export interface AppEnd {
   readonly link: Link
   readonly start: Start
+  /** Takes what the thread has said at once, and not when this loop comes to it. */
+  readonly drain: () => void
 }
 
 /**
@@ -41,11 +45,12 @@ export const make: Effect.Effect<(onNote: (name: string, value: unknown) => void
     const { port1, port2 } = new MessageChannel()
     const [here, there] = [counter(), counter()]
     const spans = Spans.ofApp(tracer)
+    const port = new ThreadPort(port1, { here, there })
     const link = new Link({
-      port: port1,
+      port,
+      form: cloned,
       clock,
       spans,
-      begun: { here, there },
       runner,
       onNote: (name, value) => {
         if (name === "log") log(Telemetry.log(value as Telemetry.LogNote))
@@ -53,7 +58,11 @@ export const make: Effect.Effect<(onNote: (name: string, value: unknown) => void
         else onNote(name, value)
       }
     })
-    return { link, start: { port: port2, begun: { here: there, there: here }, minimumLogLevel } }
+    return {
+      link,
+      drain: () => port.drain(),
+      start: { port: port2, begun: { here: there, there: here }, minimumLogLevel }
+    }
   }
 })
 

@@ -1,29 +1,38 @@
 /**
- * Calls between two threads, both ways, over a `MessagePort`.
+ * Calls between two threads or two processes, both ways, over whatever carries messages.
  *
  * Either side serves methods and calls those of the other: an app calls the handlers in a replica's thread, and these call other
  * deployments through the app. A call ends when its work has ended over there: whoever is interrupted waits for it. Messages of
- * one turn travel together. A stream is sent ahead of its reader by at most {@link WINDOW} elements, then its producer waits.
+ * one turn travel together. A stream is sent ahead of its reader by at most {@link WINDOW} elements, and {@link WINDOW_BYTES} and one
+ * element where their size is known; then its producer waits.
  *
  * @since 0.1.0
  */
 import { Cause, Clock, Context, Effect, Exit, type Fiber, Pull, Stream } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
-import { type MessagePort, receiveMessageOnPort } from "node:worker_threads"
 import { RequestContext } from "../core/RequestContext.ts"
+import { ServeError } from "../core/ServeError.ts"
 import * as Crossing from "./Crossing.ts"
-import { encodeDefect, type MethodCodec, type SentExit } from "./MethodCodec.ts"
+import { encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } from "./MethodCodec.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
 /** Elements of a stream that may be on their way, or wait for their reader. */
 export const WINDOW = 16
+/** Bytes of them, where the port knows their sizes. */
+export const WINDOW_BYTES = 64 * 1024
 
-type Message =
+/**
+ * What one side tells the other.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Message =
   | readonly ["call", id: number, target: string, payload: unknown, crossing: Crossing.Crossing]
   | readonly ["exit", id: number, exit: SentExit]
   | readonly ["cancel", id: number]
   | readonly ["elements", id: number, elements: ReadonlyArray<unknown>]
-  | readonly ["credit", id: number, elements: number]
+  | readonly ["credit", id: number, elements: number, bytes: number]
   | readonly ["note", name: string, value: unknown]
 
 /**
@@ -36,17 +45,44 @@ export interface Served {
   readonly codec: MethodCodec
   readonly run: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
   readonly context: Context.Context<never>
+  /**
+   * The same for a method that answers once, without a fiber, for calls that are not traced: see `Handle.Direct`. It may not fit the
+   * payload to its schema.
+   */
+  readonly direct?: (
+    payload: unknown,
+    request: RequestContext,
+    answer: (exit: Exit.Exit<unknown, unknown>) => void
+  ) => Effect.Effect<void> | undefined
+  /** Changes what is known of a request that arrives, or refuses it. */
+  readonly admit?: (request: RequestContext) => RequestContext | ServeError
+  /** Is told of failures. */
+  readonly onFailure?: (cause: Cause.Cause<unknown>, request: RequestContext) => void
 }
 
 /**
- * Memory that both sides share: the id of the last call that each has begun. Calls arrive in order, so all before it have begun too.
+ * What carries the messages of a link.
  *
  * @category models
  * @since 0.1.0
  */
-export interface Begun {
-  readonly here: Int32Array
-  readonly there: Int32Array
+export interface Port {
+  /** Gives what arrives to `receive`, and calls `onClose` once when nothing can arrive or leave any more. */
+  readonly listen: (receive: (messages: ReadonlyArray<Message>) => void, onClose: () => void) => void
+  /** Sends messages of one turn. Throws, with none of them sent, when one can't be. */
+  readonly post: (messages: ReadonlyArray<Message>) => void
+  /** Takes note that a call from the other side begins. Their ids come in order. */
+  readonly begin: (id: number) => void
+  /** Whether a call to the other side may have begun, when the port has closed. */
+  readonly hasBegun: (id: number) => boolean
+  /** The bytes of a value in the form that is sent; 0 where that is not known. */
+  readonly sizeOf: (sent: unknown) => number
+  /** Whether so much is on its way that nothing should be added that can wait. */
+  readonly isFull: () => boolean
+  /** Calls back once it is not. */
+  readonly whenRoom: (resume: () => void) => void
+  /** Takes note of how many bytes the calls have that came from the other side and have not ended. */
+  readonly carry: (bytes: number) => void
 }
 
 /**
@@ -70,27 +106,33 @@ export const runner: Runner = {
 interface Outgoing {
   readonly codec: MethodCodec
   readonly span: SentSpan | undefined
+  readonly size: number
   onExit: (exit: Exit.Exit<unknown, unknown>) => void
   readonly onElements: (elements: ReadonlyArray<unknown>) => void
 }
 
 /** A call from the other side that is running here. */
 interface Incoming {
-  fiber: Fiber.Fiber<unknown, unknown> | undefined
-  /** Elements that were sent and not taken yet. */
+  readonly size: number
+  stop: (() => void) | undefined
+  /** Elements that were sent and not taken yet, and their bytes. */
   ahead: number
+  bytesAhead: number
   resume: (() => void) | undefined
 }
+
+const failed = Exit.fail as (error: unknown) => Exit.Failure<never, unknown>
+const died = Exit.die as (error: unknown) => Exit.Failure<never, unknown>
 
 type Elements = NonEmptyReadonlyArray<unknown>
 
 export class Link {
   /** What the other side may call, by target. */
   readonly served = new Map<string, Served>()
-  private readonly port: MessagePort
+  private readonly port: Port
+  private readonly form: Form
   private readonly clock: Clock.Clock
   private readonly spans: Spans
-  private readonly begun: Begun
   private readonly runner: Runner
   private readonly onNote: (name: string, value: unknown) => void
   private onIdle: (() => void) | undefined = undefined
@@ -98,26 +140,36 @@ export class Link {
   private readonly incoming = new Map<number, Incoming>()
   private outbox: Array<Message> = []
   private lastId = 0
+  private sizeOut = 0
+  private sizeIn = 0
+  private waiting: Array<() => void> = []
+  private onClose: () => (begun: boolean) => Exit.Exit<never, unknown> = () => () =>
+    Exit.die(new Error("The link has closed"))
   private lost: ((begun: boolean) => Exit.Exit<never, unknown>) | undefined = undefined
 
   /**
    * `onNote` gets what the other side sends with {@link Link.note}. `runner` starts what the other side calls.
    */
   constructor(options: {
-    readonly port: MessagePort
+    readonly port: Port
+    readonly form: Form
     readonly clock: Clock.Clock
     readonly spans: Spans
-    readonly begun: Begun
     readonly runner: Runner
     readonly onNote: (name: string, value: unknown) => void
   }) {
     this.port = options.port
+    this.form = options.form
     this.clock = options.clock
     this.spans = options.spans
-    this.begun = options.begun
     this.runner = options.runner
     this.onNote = options.onNote
-    this.port.on("message", this.receiveAll)
+    this.port.listen(
+      (messages) => {
+        for (const message of messages) this.receive(message)
+      },
+      () => this.close()
+    )
   }
 
   /** A method of the other side, as a function. */
@@ -135,33 +187,50 @@ export class Link {
     this.send(["note", name, value])
   }
 
-  /** Takes what has arrived at once, and not when this loop comes to it. */
-  drain(): void {
-    for (let next = receiveMessageOnPort(this.port); next !== undefined; next = receiveMessageOnPort(this.port)) {
-      this.receiveAll(next.message)
-    }
-  }
-
   /** Waits until nothing runs here that the other side has called. */
   readonly idle: Effect.Effect<void> = Effect.callback((resume) => {
     if (this.incoming.size === 0) return resume(Effect.void)
     this.onIdle = () => resume(Effect.void)
   })
 
+  /** The bytes of the calls to the other side that have not ended. */
+  get pending(): number {
+    return this.sizeOut
+  }
+
+  /** Waits until the pending calls have fewer bytes than `size`, and the port has room. */
+  whenBelow(size: number): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      const look = (): void => {
+        if (this.lost !== undefined || (this.sizeOut < size && !this.port.isFull())) return resume(Effect.void)
+        if (this.sizeOut < size) this.port.whenRoom(look)
+        else this.waiting.push(look)
+      }
+      look()
+    })
+  }
+
   /**
-   * Sees to it that all ends with the thread of the other side: `onClose` is called, calls to it end with what its result makes of
+   * Sees to it that all ends with the other side: `onClose` is called, calls to it end with what its result makes of
    * whether they had begun, and calls from it are interrupted.
    */
   closeWithPeer(onClose: () => (begun: boolean) => Exit.Exit<never, unknown>): void {
-    this.port.on("close", () => this.close(onClose()))
+    this.onClose = onClose
   }
 
-  private close(lost: (begun: boolean) => Exit.Exit<never, unknown>): void {
+  private close(): void {
+    const lost = this.onClose()
     this.lost = lost
     this.outbox = []
-    const last = Atomics.load(this.begun.there, 0)
-    for (const id of Array.from(this.outgoing.keys())) this.end(id, lost(((last - id) | 0) >= 0))
-    for (const { fiber } of this.incoming.values()) fiber?.interruptUnsafe()
+    for (const id of Array.from(this.outgoing.keys())) this.end(id, lost(this.port.hasBegun(id)))
+    for (const { stop } of this.incoming.values()) stop?.()
+    this.tellRoom()
+  }
+
+  private tellRoom(): void {
+    const { waiting } = this
+    this.waiting = []
+    for (const look of waiting) look()
   }
 
   private call(target: string, codec: MethodCodec, payload: unknown): Effect.Effect<unknown, unknown> {
@@ -176,10 +245,11 @@ export class Link {
   private stream(target: string, codec: MethodCodec, payload: unknown): Stream.Stream<unknown, unknown> {
     const open = Effect.withFiber((fiber) =>
       Effect.sync(() => {
-        const inflow = new Inflow((count) => this.send(["credit", id, count]))
+        const inflow = new Inflow((count, bytes) => this.send(["credit", id, count, bytes]))
         const onElements = (elements: ReadonlyArray<unknown>) => {
           try {
-            inflow.add(elements.map(codec.success.decode))
+            const bytes = elements.reduce((bytes: number, element) => bytes + this.port.sizeOf(element), 0)
+            inflow.add(elements.map(codec.success.decode), bytes)
           } catch (mismatch) {
             inflow.end(Exit.die(mismatch))
             this.send(["cancel", id])
@@ -218,7 +288,9 @@ export class Link {
       return id
     }
     const span = this.spans.leave(fiber)
-    this.outgoing.set(id, { codec, span, onExit, onElements })
+    const size = this.port.sizeOf(sent)
+    this.sizeOut += size
+    this.outgoing.set(id, { codec, span, size, onExit, onElements })
     this.send(["call", id, target, sent, Crossing.leave(fiber, span)])
     return id
   }
@@ -236,8 +308,10 @@ export class Link {
   private end(id: number, exit: Exit.Exit<unknown, unknown>): void {
     const call = this.outgoing.get(id)!
     this.outgoing.delete(id)
+    this.sizeOut -= call.size
     this.spans.back(call.span)
     call.onExit(exit)
+    if (this.waiting.length > 0) this.tellRoom()
   }
 
   private send(message: Message): void {
@@ -251,29 +325,24 @@ export class Link {
     this.outbox = []
     if (messages.length === 0) return
     try {
-      this.port.postMessage(messages)
+      this.port.post(messages)
     } catch {
       for (const message of messages) this.sendAlone(message)
     }
   }
 
-  /** Sends a message that may not be clonable, as one whose schema lets anything pass; then its call ends. */
+  /** Sends a message that may be one that can't be sent, as when its schema lets anything pass; then its call ends. */
   private sendAlone(message: Message): void {
     try {
-      this.port.postMessage([message])
+      this.port.post([message])
     } catch (error) {
-      const why = new Error(`A value can't be sent to another thread: ${String(error)}`)
-      if (message[0] === "call") return this.end(message[1], Exit.die(why))
+      const exit: Exit.Failure<never, unknown> = error instanceof ServeError ? failed(error) : died(error)
+      if (message[0] === "call") return this.end(message[1], exit)
       if (message[0] === "exit" || message[0] === "elements") {
-        const exit: Message = ["exit", message[1], encodeDefect(why)]
-        this.incoming.get(message[1])?.fiber?.interruptUnsafe()
-        this.port.postMessage([exit])
+        this.incoming.get(message[1])?.stop?.()
+        this.port.post([["exit", message[1], this.failure(exit)]])
       }
     }
-  }
-
-  private readonly receiveAll = (messages: ReadonlyArray<Message>): void => {
-    for (const message of messages) this.receive(message)
   }
 
   private receive(message: Message): void {
@@ -288,11 +357,12 @@ export class Link {
       case "elements":
         return this.outgoing.get(message[1])?.onElements(message[2])
       case "cancel":
-        return this.incoming.get(message[1])?.fiber?.interruptUnsafe()
+        return this.incoming.get(message[1])?.stop?.()
       case "credit": {
         const call = this.incoming.get(message[1])
         if (call === undefined) return
-        call.ahead -= message[2]
+        call.ahead = Math.max(call.ahead - message[2], 0)
+        call.bytesAhead = Math.max(call.bytesAhead - message[3], 0)
         const { resume } = call
         call.resume = undefined
         return resume?.()
@@ -303,14 +373,53 @@ export class Link {
   }
 
   private serve(id: number, target: string, sent: unknown, crossing: Crossing.Crossing): void {
-    Atomics.store(this.begun.here, 0, id)
+    this.port.begin(id)
     const served = this.served.get(target)
     if (served === undefined)
-      return this.send(["exit", id, encodeDefect(new Error(`Nothing is served as "${target}"`))])
-    const call: Incoming = { fiber: undefined, ahead: 0, resume: undefined }
-    const request = Context.add(served.context, RequestContext, Crossing.arrive(crossing, this.clock))
+      return this.send(["exit", id, this.failure(died(new Misfit(`Nothing is served as "${target}"`)))])
+    if (this.incoming.has(id)) throw new Error(`There is a call ${id} already`)
+    const arrived = Crossing.arrive(crossing, this.clock)
+    const request = served.admit === undefined ? arrived : served.admit(arrived)
+    if (request instanceof ServeError) return this.send(["exit", id, served.codec.encodeExit(Exit.fail(request))])
+    const call: Incoming = {
+      size: this.port.sizeOf(sent),
+      stop: undefined,
+      ahead: 0,
+      bytesAhead: 0,
+      resume: undefined
+    }
+    let isOver = false
+    const finish = (exit: Exit.Exit<unknown, unknown>) => {
+      if (isOver) return
+      isOver = true
+      if (Exit.isFailure(exit)) served.onFailure?.(exit.cause, request)
+      this.send(["exit", id, served.codec.encodeExit(exit)])
+      if (!this.incoming.delete(id)) return
+      this.carry(-call.size)
+      if (this.incoming.size === 0) this.onIdle?.()
+    }
+    const stop =
+      served.direct === undefined || crossing.span !== undefined
+        ? this.fork(served, sent, request, crossing.span, id, call, finish)
+        : this.direct(served, sent, request, finish)
+    if (stop === undefined) return
+    call.stop = stop
+    this.incoming.set(id, call)
+    this.carry(call.size)
+  }
+
+  /** Runs a call in a fiber. Returns what stops it, unless it has ended. */
+  private fork(
+    served: Served,
+    sent: unknown,
+    request: RequestContext,
+    span: SentSpan | undefined,
+    id: number,
+    call: Incoming,
+    finish: (exit: Exit.Exit<unknown, unknown>) => void
+  ): (() => void) | undefined {
     const fiber = this.runner.fork(
-      this.spans.under(request, crossing.span),
+      this.spans.under(Context.add(served.context, RequestContext, request), span),
       Effect.suspend(() => {
         const work = served.run(served.codec.payload.decode(sent))
         return Stream.isStream(work)
@@ -318,29 +427,62 @@ export class Link {
           : work
       })
     )
-    const finish = (exit: Exit.Exit<unknown, unknown>) => {
-      this.incoming.delete(id)
-      this.send(["exit", id, served.codec.encodeExit(exit)])
-      if (this.incoming.size === 0) this.onIdle?.()
-    }
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return finish(exit)
-    call.fiber = fiber
-    this.incoming.set(id, call)
+    if (exit !== undefined) return void finish(exit)
     this.runner.whenEnded(fiber, finish)
+    return () => fiber.interruptUnsafe()
   }
 
-  /** Sends elements, as many as the reader lets come, and waits for it with the rest. */
+  /** The same without a fiber. */
+  private direct(
+    served: Served,
+    sent: unknown,
+    request: RequestContext,
+    finish: (exit: Exit.Exit<unknown, unknown>) => void
+  ): (() => void) | undefined {
+    let payload: unknown
+    try {
+      payload = served.codec.payload.decode(sent)
+    } catch (mismatch) {
+      return void finish(Exit.die(mismatch))
+    }
+    const cancel = served.direct!(payload, request, finish)
+    if (cancel === undefined) return undefined
+    return () => Effect.runForkWith(served.context)(cancel).addObserver(() => finish(Exit.interrupt()))
+  }
+
+  private failure({ cause }: Exit.Failure<never, unknown>): SentExit {
+    return encodeFailure(cause, this.form)
+  }
+
+  private carry(bytes: number): void {
+    if (bytes === 0) return
+    this.sizeIn += bytes
+    this.port.carry(this.sizeIn)
+  }
+
+  /** Sends elements, as many as the reader and the port let come, and waits for them with the rest. */
   private offer(id: number, call: Incoming, codec: MethodCodec, elements: Elements, from: number): Effect.Effect<void> {
     return Effect.callback<void>((resume) => {
-      const count = Math.min(elements.length - from, WINDOW - call.ahead)
-      if (count > 0) {
-        this.send(["elements", id, elements.slice(from, from + count).map(codec.success.encode)])
-        call.ahead += count
+      const sent: Array<unknown> = []
+      const mayGoOn = () => call.ahead < WINDOW && call.bytesAhead < WINDOW_BYTES && !this.port.isFull()
+      while (from + sent.length < elements.length && mayGoOn()) {
+        const element = codec.success.encode(elements[from + sent.length])
+        call.ahead++
+        call.bytesAhead += this.port.sizeOf(element)
+        sent.push(element)
       }
-      const rest = from + count
-      if (rest === elements.length && call.ahead < WINDOW) return resume(Effect.void)
+      if (sent.length > 0) this.send(["elements", id, sent])
+      const rest = from + sent.length
+      if (rest === elements.length && mayGoOn()) return resume(Effect.void)
       call.resume = () => resume(rest === elements.length ? Effect.void : this.offer(id, call, codec, elements, rest))
+      if (this.port.isFull()) {
+        this.port.whenRoom(() => {
+          const { resume } = call
+          call.resume = undefined
+          resume?.()
+        })
+      }
     })
   }
 }
@@ -348,16 +490,18 @@ export class Link {
 /** The elements of a stream that have arrived and not been taken. */
 class Inflow {
   private elements: Array<unknown> = []
+  private bytes = 0
   private ended: Exit.Exit<never, unknown> | undefined = undefined
   private reader: ((effect: Effect.Effect<Elements, unknown>) => void) | undefined = undefined
-  private readonly onTaken: (count: number) => void
+  private readonly onTaken: (count: number, bytes: number) => void
 
-  constructor(onTaken: (count: number) => void) {
+  constructor(onTaken: (count: number, bytes: number) => void) {
     this.onTaken = onTaken
   }
 
-  add(elements: ReadonlyArray<unknown>): void {
+  add(elements: ReadonlyArray<unknown>, bytes: number): void {
     this.elements.push(...elements)
+    this.bytes += bytes
     this.tell()
   }
 
@@ -375,12 +519,13 @@ class Inflow {
   })
 
   private tell(): void {
-    const { elements, reader } = this
+    const { bytes, elements, reader } = this
     if (reader === undefined || (elements.length === 0 && this.ended === undefined)) return
     this.reader = undefined
     if (elements.length === 0) return reader(this.ended!)
     this.elements = []
-    this.onTaken(elements.length)
+    this.bytes = 0
+    this.onTaken(elements.length, bytes)
     reader(Effect.succeed(elements as unknown as Elements))
   }
 }

@@ -35,6 +35,7 @@ export class LinkedThread {
   onLoss: (why: string) => void = () => {}
   private readonly stopTimeout: Duration.Duration
   private readonly worker: Worker
+  private readonly drain: () => void
   private started: Exit.Exit<unknown, unknown> | undefined = undefined
   private ended = false
   private stopping = false
@@ -46,13 +47,14 @@ export class LinkedThread {
 
   private constructor(options: Options) {
     const { data, entry, makeEnd, name, onNote, resourceLimits } = options
-    const { link, start } = makeEnd((name, value) => {
+    const { drain, link, start } = makeEnd((name, value) => {
       this.silentSeconds = 0
       if (name === "ready") this.settle(Exit.succeed(value))
       else if (name === "failed") this.settle(Exit.fail(value))
       else onNote(name, value)
     })
     this.link = link
+    this.drain = drain
     this.stopTimeout = options.stopTimeout
     this.worker = new Worker(entry, {
       name,
@@ -123,7 +125,7 @@ export class LinkedThread {
 
   private onExit(code: number): void {
     // It may have said why, and that may come after its end.
-    this.link.drain()
+    this.drain()
     const why = this.error === undefined ? `with exit code ${code}` : `because ${this.error}`
     this.ended = true
     this.settle(Exit.fail(`its thread ended ${why}`))

@@ -1,9 +1,8 @@
 /**
- * What a method takes and gives, in a form that can be sent to another thread.
+ * What a method takes and gives, in a form that can be sent to another thread or process.
  *
- * Values go through the method's schemas, so that classes, dates and the like are themselves again on the other side. The form is
- * the JSON one, which the structured clone of a message copies fastest; where a schema holds bytes it is the binary one, because
- * JSON would turn them into text. The schemas must not need services or wait for anything.
+ * Values go through the method's schemas, so that classes, dates and the like are themselves again on the other side. The schemas must
+ * not need services or wait for anything.
  *
  * @since 0.1.0
  */
@@ -22,8 +21,13 @@ import { ServeError } from "../core/ServeError.ts"
  */
 export type SentExit = readonly [how: "success" | "error" | "serveError" | "defect" | "interrupted", value: unknown]
 
-/** Turns values into the form that is sent, and back. Both throw an `Error` that says what does not match its schema. */
-interface Codec {
+/**
+ * Turns values into the form that is sent, and back. Both throw an `Error` that says what does not match its schema.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Codec {
   readonly encode: (value: unknown) => unknown
   readonly decode: (sent: unknown) => unknown
 }
@@ -44,41 +48,50 @@ export interface MethodCodec {
   readonly decodeExit: (sent: SentExit) => Exit.Exit<unknown, unknown>
 }
 
-/** Makes the codecs of a method. */
-export const make = (rpc: Rpc.AnyWithProps): MethodCodec => {
+/**
+ * The form in which values are sent.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Form {
+  readonly codec: (schema: Schema.Constraint) => Schema.Constraint
+  readonly defect: Codec
+}
+
+/** What was sent doesn't match its schema, or names what is not there: the fault of who sent it, who may read the message. */
+export class Misfit extends Error {}
+
+/** Makes the codecs of a method, for a form that is {@link cloned} or {@link binary}. */
+export const make = (rpc: Rpc.AnyWithProps, form: Form = cloned): MethodCodec => {
   const streaming = RpcSchema.isStreamSchema(rpc.successSchema) ? rpc.successSchema : undefined
   const of = (part: string) => `The ${part} of method "${rpc._tag}"`
+  const codec = (schema: Schema.Constraint, what: string) => codecOf(form, schema, what)
   const success = codec(streaming?.success ?? rpc.successSchema, of(streaming === undefined ? "result" : "element"))
   const failure = streaming === undefined ? rpc.errorSchema : Schema.Union([streaming.error, rpc.errorSchema])
   const error = codec(failure, of("error"))
 
-  const encodeFailure = (cause: Cause.Cause<unknown>): SentExit => {
-    if (Cause.hasInterruptsOnly(cause)) return ["interrupted", undefined]
-    const died = Cause.findDefect(cause)
-    if (Result.isSuccess(died)) return encodeDefect(died.success)
-    const failure = Cause.squash(cause)
-    return failure instanceof ServeError ? ["serveError", serveError.encode(failure)] : ["error", error.encode(failure)]
-  }
+  const fail = failing(form, error)
 
   return {
     method: rpc._tag,
     stream: streaming !== undefined,
-    payload: codec(rpc.payloadSchema, of("payload")),
+    payload: codecOf(form, rpc.payloadSchema, of("payload"), Misfit),
     success,
     encodeExit: (exit) => {
       try {
-        if (Exit.isFailure(exit)) return encodeFailure(exit.cause)
+        if (Exit.isFailure(exit)) return fail(exit.cause)
         return ["success", streaming === undefined ? success.encode(exit.value) : undefined]
       } catch (mismatch) {
-        return encodeDefect(mismatch)
+        return ["defect", form.defect.encode(mismatch)]
       }
     },
     decodeExit: ([how, value]) => {
       try {
         if (how === "success") return streaming === undefined ? Exit.succeed(success.decode(value)) : Exit.void
         if (how === "error") return Exit.fail(error.decode(value))
-        if (how === "serveError") return Exit.fail(serveError.decode(value))
-        if (how === "defect") return Exit.die(defect.decode(value))
+        if (how === "serveError") return Exit.fail(serveErrorOf(form).decode(value))
+        if (how === "defect") return Exit.die(form.defect.decode(value))
         return Exit.die(new Error("The handler interrupted itself"))
       } catch (mismatch) {
         return Exit.die(mismatch)
@@ -87,19 +100,38 @@ export const make = (rpc: Rpc.AnyWithProps): MethodCodec => {
   }
 }
 
-/** How a call ends that can't be answered. */
-export const encodeDefect = (error: unknown): SentExit => ["defect", defect.encode(error)]
+/** How a call fails that no method answers: with a defect or a `ServeError`. */
+export const encodeFailure = (cause: Cause.Cause<unknown>, form: Form): SentExit => failing(form, never)(cause)
 
-const codec = (schema: Schema.Constraint, what: string): Codec => {
-  const sent = (holdsBytes(schema.ast)
-    ? SchemaBinary.toCodec(schema)
-    : Schema.toCodecJson(schema)) as unknown as Schema.ConstraintCodec<unknown, unknown>
+const never: Codec = { encode: (error) => error, decode: (sent) => sent }
+
+const failing =
+  (form: Form, error: Codec) =>
+  (cause: Cause.Cause<unknown>): SentExit => {
+    if (Cause.hasInterruptsOnly(cause)) return ["interrupted", undefined]
+    const died = Cause.findDefect(cause)
+    if (Result.isSuccess(died)) return ["defect", form.defect.encode(died.success)]
+    const failure = Cause.squash(cause)
+    return failure instanceof ServeError
+      ? ["serveError", serveErrorOf(form).encode(failure)]
+      : ["error", error.encode(failure)]
+  }
+
+const codecOf = (
+  form: Form,
+  schema: Schema.Constraint,
+  what: string,
+  Mismatch: new (message: string) => Error = Error
+): Codec => {
+  const sent = form.codec(schema) as unknown as Schema.ConstraintCodec<unknown, unknown>
   const encode = SchemaParser.encodeUnknownExit(sent)
   const decode = SchemaParser.decodeUnknownExit(sent)
   const valueOf = <A>(exit: Exit.Exit<A, unknown>): A => {
     if (Exit.isSuccess(exit)) return exit.value
     const issue = Cause.squash(exit.cause)
-    throw new Error(`${what} doesn't match its schema: ${SchemaIssue.isIssue(issue) ? format(issue) : String(issue)}`)
+    throw new Mismatch(
+      `${what} doesn't match its schema: ${SchemaIssue.isIssue(issue) ? format(issue) : String(issue)}`
+    )
   }
   return {
     encode: (value) => valueOf(encode(value)),
@@ -140,5 +172,42 @@ const partsOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> => {
 const isBytes = ({ _tag, annotations }: SchemaAST.AST) =>
   _tag === "Declaration" && annotations?.["expected"] === Schema.Uint8Array.ast.annotations?.["expected"]
 
-const serveError = codec(ServeError, "The error of the runtime")
-const defect = codec(Schema.Defect({ includeStack: true }), "A defect")
+const cloneable = (schema: Schema.Constraint) =>
+  holdsBytes(schema.ast) ? SchemaBinary.toCodec(schema) : Schema.toCodecJson(schema)
+
+/**
+ * The JSON form, which the structured clone of a message copies fastest; where a schema holds bytes it is the binary one, because JSON would
+ * turn them into text. Defects are sent with their stacks.
+ */
+export const cloned: Form = {
+  codec: cloneable,
+  defect: codecOf({ codec: cloneable, defect: never }, Schema.Defect({ includeStack: true }), "A defect")
+}
+
+const textEncoder = new TextEncoder()
+const textDecoder = new TextDecoder()
+
+/**
+ * Bytes, in which two sides understand each other whose schemas differ in what may be left out (`SchemaBinary`). Of defects, only those
+ * are told that are the sender's fault.
+ */
+export const binary: Form = {
+  codec: (schema) => SchemaBinary.toCodec(schema),
+  defect: {
+    encode: (error) => textEncoder.encode(error instanceof Misfit ? error.message : ""),
+    decode: (sent) => {
+      const message = textDecoder.decode(sent as Uint8Array)
+      return new Error(message === "" ? "The handler died in its process, whose log says why" : message)
+    }
+  }
+}
+
+const serveErrors = new Map<Form, Codec>()
+
+const serveErrorOf = (form: Form): Codec => {
+  const before = serveErrors.get(form)
+  if (before !== undefined) return before
+  const made = codecOf(form, ServeError, "The error of the runtime")
+  serveErrors.set(form, made)
+  return made
+}

@@ -6,8 +6,10 @@
 import { type Cause, Clock, Context, Deferred, Effect, Exit, Logger, References, type Scope } from "effect"
 import type { Start } from "./AppEnd.ts"
 import { Link, type Runner, runner as plainRunner } from "./Link.ts"
+import { cloned } from "./MethodCodec.ts"
 import * as Spans from "./Spans.ts"
 import * as Telemetry from "./Telemetry.ts"
+import { ThreadPort } from "./ThreadPort.ts"
 
 export interface ThreadEnd {
   readonly link: Link
@@ -31,10 +33,10 @@ export const open = ({ begun, minimumLogLevel, port }: Start, runner: Runner = p
     return made
   }
   const link: Link = new Link({
-    port,
+    port: new ThreadPort(port, begun),
+    form: cloned,
     clock,
     spans: Spans.ofThread((span) => link.note("span", span)),
-    begun,
     runner,
     onNote: (name, value) => Deferred.doneUnsafe(note(name), Effect.succeed(value))
   })

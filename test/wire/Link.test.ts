@@ -62,7 +62,7 @@ const connect = Effect.gen(function* () {
   const cut = Effect.promise(
     () =>
       new Promise<void>((resolve) => {
-        const port = (link as unknown as { port: MessagePort }).port
+        const port = (link as unknown as { port: { port: MessagePort } }).port.port
         port.once("close", () => setImmediate(resolve))
         start.port.close()
       })
