@@ -214,10 +214,16 @@ export class BadUpload extends Schema.TaggedError<BadUpload>("effect-serve/Serve
  */
 export class TransportError extends Schema.TaggedError<TransportError>("effect-serve/ServeError/TransportError")(
   "TransportError",
-  { description: Schema.String }
+  {
+    deployment: Schema.String,
+    /** Whether the call may have begun: if not, it is safe to make it again. */
+    started: Schema.Boolean,
+    description: Schema.String
+  }
 ) {
   override get message(): string {
-    return `The connection to the deployment failed: ${this.description}`
+    const call = this.started ? "while a call was under way" : "and the call has not begun"
+    return `The connection to deployment "${this.deployment}" failed ${call}: ${this.description}`
   }
 }
 

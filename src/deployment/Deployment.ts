@@ -18,18 +18,22 @@ import * as LoopReplica from "../replica/LoopReplica.ts"
 import * as Module from "../replica/Module.ts"
 import type { Replica } from "../replica/Replica.ts"
 import * as Router from "../routing/Router.ts"
+import { Refused as ConnectionRefused } from "../wire/Connection.ts"
 import * as BlockingDetector from "../watch/BlockingDetector.ts"
 import * as Oversubscription from "../worker/Oversubscription.ts"
 import type { ModuleFailed } from "../core/ModuleFile.ts"
 import {
   type DeploymentModuleOptions,
   type DeploymentOptions,
+  type DeploymentRemoteOptions,
   ModuleOptions,
   Options,
+  RemoteOptions,
   resolve
 } from "./DeploymentOptions.ts"
 import * as Handle from "./Handle.ts"
 import * as ModuleReplica from "./ModuleReplica.ts"
+import * as Remote from "./Remote.ts"
 
 /**
  * What an implementation gives: one function per method, which may need `R`. A handler may also fail with the `ServeError` of a call that it
@@ -129,6 +133,45 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
     options?: DeploymentModuleOptions
   ): Layer.Layer<Self, ModuleFailed, File["default"] extends DeploymentModule<Self, infer Used> ? Used : never>
 
+  /**
+   * Calls the deployment where it runs in another process, behind the ingress at `url`, or behind several of them. The handle is the
+   * same, with the same types and errors: streams wait for their readers, calls end with their callers, and deadline, priority, tenant,
+   * request id and trace go along. A principal does so only where the ingress trusts this process (`rpc.trustPrincipals`).
+   *
+   * Connections are kept up: while there is none, requests wait (`unreachableTimeout`). A call that is lost with its connection fails with
+   * `TransportError`; one that can't have begun is made again, once, where another connection is. The layer waits until one connection is
+   * there, but no longer than `connectTimeout`. It fails with `ConnectionRefused` when the servers will not have this client: its credentials are wrong, or
+   * they don't serve the deployment. Methods that take an upload can't be called so, and the layer dies.
+   *
+   * `auth` is a bearer token, or an effect that gives headers and runs for each connection.
+   *
+   * @example
+   * ```ts
+   * import { Effect, Layer, Schema } from "effect"
+   * import { Rpc } from "effect/rpc"
+   * import { Deployment, HttpIngress } from "effect-serve"
+   *
+   * class Echo extends Deployment.Service<Echo>()("Echo", [
+   *   Rpc.make("shout", { payload: { text: Schema.String }, success: Schema.String })
+   * ]) {}
+   *
+   * // In one process:
+   * const EchoLive = Echo.toLayer({ shout: ({ text }) => Effect.succeed(text.toUpperCase()) })
+   * const Server = HttpIngress.layerNode({ "/echo": Echo }, { port: 8765 }).pipe(Layer.provide(EchoLive))
+   *
+   * // In another one:
+   * const EchoRemote = Echo.toLayerRemote({ url: "http://localhost:8765" })
+   * const program = Effect.flatMap(Echo, (echo) => echo.shout({ text: "hello" }))
+   *
+   * const both = Effect.provide(Effect.provide(program, EchoRemote), Server)
+   * console.log(await Effect.runPromise(both)) // => "HELLO"
+   * ```
+   */
+  toLayerRemote(
+    this: void,
+    options?: DeploymentRemoteOptions & { readonly auth?: Remote.Credentials }
+  ): Layer.Layer<Self, ConnectionRefused>
+
   /** What the deployment does at the moment: its replicas, and its requests by state and outcome. */
   readonly state: Effect.Effect<Handle.DeploymentState, never, Self>
 }
@@ -156,8 +199,9 @@ export interface Any<Self = any> extends Context.Key<Self, any> {
 }
 
 export type { DeploymentState, Handle } from "./Handle.ts"
-export type { CallOptions, DeploymentModuleOptions, DeploymentOptions }
-export { ModuleOptions, Options }
+export type { Credentials } from "./Remote.ts"
+export type { CallOptions, DeploymentModuleOptions, DeploymentOptions, DeploymentRemoteOptions }
+export { ConnectionRefused, ModuleOptions, Options, RemoteOptions }
 
 /**
  * The mark of a method whose handler blocks.
@@ -288,6 +332,8 @@ export const Service =
       ) => Module.make({ deployment: name, methods, build: asEffect(build), uses: options?.uses ?? [] }),
       toLayerModule: (url: URL, options?: DeploymentModuleOptions) =>
         Layer.effect(key, startModule({ deployment: name, methods }, url, options ?? {})),
+      toLayerRemote: ({ auth, ...options }: DeploymentRemoteOptions & { readonly auth?: Remote.Credentials } = {}) =>
+        Layer.effect(key, startRemote({ deployment: name, methods }, options, auth)),
       state: Effect.flatMap(key, Handle.stateOf)
     }) as unknown as Deployment<Self, Name, Rpcs[number]>
   }
@@ -336,6 +382,16 @@ const startModule = Effect.fnUntraced(function* (contract: Contract, url: URL, w
   const handlers = ModuleReplica.build(url, contract, options, placement)
   const router = yield* run(contract, handlers, options)
   return Handle.make(contract.methods, router, options, placement.isolation === "loop" && placement.ownRouter)
+})
+
+const startRemote = Effect.fnUntraced(function* (
+  contract: Contract,
+  written: DeploymentRemoteOptions,
+  auth: Remote.Credentials | undefined
+) {
+  const options = yield* resolve(RemoteOptions, contract.deployment, written)
+  const remote = yield* Remote.start(contract, options, auth)
+  return Handle.make(contract.methods, remote.router, remote.options)
 })
 
 /** Starts the replicas, sees to it that they are replaced, and starts their router. */

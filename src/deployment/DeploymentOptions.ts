@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { ConfigProvider, Duration, Effect, Schema } from "effect"
+import { ConfigProvider, Duration, Effect, Schema, SchemaTransformation } from "effect"
 import { count, CountOrInfinity, decode, Flag, orElse, ResourceLimits, Time } from "../core/Options.ts"
 
 const minAtMostMax = Schema.makeFilter(
@@ -100,6 +100,80 @@ export const ModuleOptions = Schema.Struct({
   resourceLimits: ResourceLimits.pipe(Schema.withDecodingDefaultTypeKey(orElse({})))
 }).check(minAtMostMax)
 
+const Url = Schema.String.check(
+  Schema.makeFilter((url: string) => /^https?:$/.test(URL.parse(url)?.protocol ?? ""), {
+    expected: 'the URL of an ingress, such as "http://10.0.0.1:8000"'
+  })
+)
+
+/** Several, with commas between them where they are one text, as in the environment. */
+const Urls = Schema.Union([
+  Schema.Array(Url).check(Schema.isMinLength(1)),
+  Schema.String.pipe(
+    Schema.decodeTo(
+      Schema.Array(Url).check(Schema.isMinLength(1)),
+      SchemaTransformation.transform<ReadonlyArray<string>, string>({
+        decode: (text) => text.split(",").map((url) => url.trim()),
+        encode: (urls) => urls.join(",")
+      })
+    )
+  )
+])
+
+/** Either of the two that say where. */
+const oneOfUrls = Schema.makeFilter(({ url, urls }: { readonly url?: string; readonly urls?: ReadonlyArray<string> }) =>
+  (url === undefined) === (urls === undefined)
+    ? { path: ["url"], issue: "Expected either url or urls, the ingresses that serve the deployment" }
+    : undefined
+)
+
+/**
+ * The options of `toLayerRemote`, beside `auth`. How many requests run, and in which order, is decided by the deployment where it runs.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export const RemoteOptions = Schema.Struct({
+  /** The ingress that serves the deployment, such as `"http://10.0.0.1:8000"`; `https:` for TLS. */
+  url: Schema.optionalKey(Url),
+  /** Several of them, among which requests are shared out by how many each has and how long it takes. */
+  urls: Schema.optionalKey(Urls),
+  /** Connections to each URL. One carries many calls at once. Default `1`. */
+  connections: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(1))),
+  /** Time in which a connection must be there. Default `"5 seconds"`. */
+  connectTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(5)))),
+  /**
+   * The longest wait before another try to connect. The first one is a tenth of a second, and each is twice the one before, less a
+   * random part. Default `"10 seconds"`.
+   */
+  maxReconnectDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10)))),
+  /**
+   * How long requests wait for a connection while there is none at all; then they fail with `TransportError`, and so do others at once
+   * until there is one. Default `"5 seconds"`.
+   */
+  unreachableTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(5)))),
+  /** Time after which a connection is dead on which nothing is heard, not even the answer to a ping. Default `"20 seconds"`. */
+  pingTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20)))),
+  /** Bytes that an answer, or an element of a stream, may have. Default `67108864` (64 MiB). */
+  maxAnswerSize: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(64 * 1024 ** 2))),
+  /** Requests that wait for a connection, or for one that has room; more fail with `QueueFull`. Default `1000`. */
+  maxQueuedRequests: Options.fields.maxQueuedRequests,
+  /** Time in which a request must be done, or a stream must give its first element, beside the deployment's own. Default `Infinity`. */
+  requestTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.infinity))),
+  /** As for `toLayer`, among connections. Default `true`. */
+  outlierEjection: Options.fields.outlierEjection,
+  /** Time that requests get to finish at shutdown. Default `"20 seconds"`. */
+  gracefulShutdownTimeout: Options.fields.gracefulShutdownTimeout,
+  /** Whom to trust and who to be, for `https:` URLs, in PEM. Default: Node's authorities, and no certificate. */
+  tls: Schema.Struct({
+    /** Who signs the certificates of servers. */
+    ca: Schema.optionalKey(Schema.NonEmptyString),
+    /** The certificate of this client, and its key. */
+    cert: Schema.optionalKey(Schema.NonEmptyString),
+    key: Schema.optionalKey(Schema.NonEmptyString)
+  }).pipe(Schema.withDecodingDefaultKey(orElse({})))
+}).check(oneOfUrls)
+
 /**
  * The options of a deployment as they are written in code; what is left out has its default.
  *
@@ -116,12 +190,18 @@ export type DeploymentOptions = typeof Options.Encoded
  */
 export type DeploymentModuleOptions = typeof ModuleOptions.Encoded
 
+/**
+ * The options of a deployment in another process, as they are written in code.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export type DeploymentRemoteOptions = typeof RemoteOptions.Encoded
+
 /** Resolves the options of a deployment. Dies, naming the option, when a value is out of range. */
-export const resolve = Effect.fnUntraced(function* <S extends typeof Options | typeof ModuleOptions>(
-  schema: S,
-  deployment: string,
-  written: S["Encoded"]
-): Effect.fn.Return<S["Type"]> {
+export const resolve = Effect.fnUntraced(function* <
+  S extends typeof Options | typeof ModuleOptions | typeof RemoteOptions
+>(schema: S, deployment: string, written: S["Encoded"]): Effect.fn.Return<S["Type"]> {
   const configured = yield* fromConfig(deployment, Object.keys(schema.fields))
   const names = Object.keys(configured).map((option) => `serve.${deployment}.${option}`)
   const source = names.length === 0 ? "" : ` (from the ConfigProvider: ${names.join(", ")})`

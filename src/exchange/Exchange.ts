@@ -9,6 +9,8 @@ import { type Context, Duration, Effect, Schema, type Scope, type Stream } from 
 import type { Body } from "../core/HttpSchema.ts"
 import { empty, type RequestContext } from "../core/RequestContext.ts"
 import { because } from "../core/ServeError.ts"
+import { type Offer, PROTOCOL } from "../wire/Connection.ts"
+import { runner } from "../wire/Link.ts"
 import { NO_CONTENT, ofServeError, problem, type Reply, text } from "./Answer.ts"
 import type { Authorize, Peer } from "./Auth.ts"
 import type * as Compression from "./Compression.ts"
@@ -19,6 +21,7 @@ import * as Outlet from "./Outlet.ts"
 import * as OwnPaths from "./OwnPaths.ts"
 import * as Payload from "./Payload.ts"
 import * as Reception from "./Reception.ts"
+import * as RemoteCalls from "./RemoteCalls.ts"
 import type { Route, RouteTable } from "./RouteTable.ts"
 import * as Seal from "./Seal.ts"
 import * as Status from "./Status.ts"
@@ -92,6 +95,8 @@ export interface Settings {
   readonly cors: typeof Cors.Options.Type
   readonly compression: typeof Compression.Options.Type | undefined
   readonly choices: Status.Choices
+  /** What other processes may call. */
+  readonly rpc: typeof RemoteCalls.Options.Type
   /** The methods as OpenAPI. */
   readonly document: Effect.Effect<Document>
 }
@@ -116,6 +121,8 @@ export interface Exchange<R extends Route = Route> {
   readonly stream: (call: Call<R>, body: Received) => Effect.Effect<Reply, never, Scope.Scope>
   /** Adds who makes the call, or gives the answer to those who may not; `undefined` where nobody is asked. */
   readonly authorize: ((call: Call<R>, peer: Peer) => Effect.Effect<Call<R> | Reply>) | undefined
+  /** Decides about a connection of a remote handle: what it may call, or the answer to those who may not connect. */
+  readonly connect: (url: string, headers: Incoming, peer: () => Peer) => Effect.Effect<Reply | Offer>
   /** The services for one call. */
   readonly contextFor: (call: Call<R>) => Context.Context<never>
   readonly tooLarge: (call: Call<R>) => Reply
@@ -143,6 +150,8 @@ export type Received = string | Uint8Array | Stream.Stream<Uint8Array, unknown>
  * @since 0.1.0
  */
 export interface Answering<R> {
+  /** The method as a connection calls it. */
+  readonly callable: (endpoint: R) => RemoteCalls.Callable | undefined
   /** The same as `call`, without a fiber; `false` when it needs one. */
   readonly directly?: (
     endpoint: R,
@@ -287,6 +296,41 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
           })
       })
     },
+    connect: (url, headers, peer) => {
+      const requestId = reception.requestIdOf(headers)
+      const deployment = new URLSearchParams(url.slice(url.indexOf("?") + 1)).get("deployment") ?? ""
+      const place = { path: RPC_PATH, deployment, method: "connect", statusOf }
+      if (!settings.rpc.enabled) return Effect.succeed(notFound(RPC_PATH, requestId))
+      const protocols = String(headers["sec-websocket-protocol"] ?? "").split(/, */)
+      if (!protocols.includes(PROTOCOL)) {
+        const message = `The WebSocket subprotocol must be ${PROTOCOL}; the client is of another version, or no remote handle`
+        return Effect.succeed(problem(400, "BadRequest", message, requestId))
+      }
+      const context = reception.admit(place, headers, requestId)
+      if ("status" in context) return Effect.succeed(context)
+      const authorized =
+        reception.authorize === undefined
+          ? Effect.succeed(context)
+          : Effect.suspend(() => reception.authorize!(place, context, headers, peer()))
+      return Effect.match(authorized, {
+        onFailure: (reply) => reply,
+        onSuccess: ({ principal }): Reply | Offer => {
+          const caller = { principal, mayNamePrincipals: settings.rpc.trustPrincipals }
+          const endpoints = table.endpoints.filter((endpoint) => endpoint.deployment === deployment)
+          const methods = RemoteCalls.make(endpoints, callableOf, reception, caller)
+          if (methods.size === 0) {
+            return problem(
+              404,
+              "NotFound",
+              "No deployment of this name is served here, or none that can be called so",
+              requestId
+            )
+          }
+          const { maxInFlightSize: window, pingTimeout } = settings.rpc
+          return { methods, maxSize: bounds.maxBodySize, window, pingTimeout, runner }
+        }
+      }).pipe(Effect.provideContext(reception.contextFor(context, headers)))
+    },
     contextFor: ({ context, headers }) => reception.contextFor(context, headers),
     tooLarge: (call) => seal.head(call.headers, Terms.tooLarge(call.endpoint, bounds, call.context.requestId)),
     tooSlow: ({ context, headers }) => {
@@ -303,6 +347,12 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
       seal.head(headers, reception.unavailable(endpoint, context.requestId)),
     clientLeft: ({ context, endpoint }) => reception.clientLeft(endpoint, context.requestId),
     drain: reception.drain
+  }
+
+  const callables = new Map<R, RemoteCalls.Callable | undefined>()
+  const callableOf = (endpoint: R) => {
+    if (!callables.has(endpoint)) callables.set(endpoint, answering.callable(endpoint))
+    return callables.get(endpoint)
   }
 
   // What there is instead, only those may know who may read `/-/routes`.
@@ -347,6 +397,9 @@ const payloadOf = ({ endpoint, headers, query }: Call, body: Received, bounds: B
 }
 
 const unfit = ({ message }: Payload.Unfit, requestId: string) => problem(400, "BadRequest", message, requestId)
+
+/** Where remote handles connect. */
+export const RPC_PATH = "/-/rpc"
 
 // Between us and the client nobody is to keep, change or hold back what has been sent.
 const streaming = { "cache-control": "no-cache, no-transform", "x-accel-buffering": "no" }

@@ -196,7 +196,7 @@ const rows: { readonly [T in Tag]: Row<T> } = {
   TransportError: {
     reason: ServeError.TransportError,
     about: "the connection to the deployment failed.",
-    samples: [new ServeError.TransportError({ description: "" })]
+    samples: [true, false].map((started) => new ServeError.TransportError({ deployment: "", started, description: "" }))
   }
 }
 

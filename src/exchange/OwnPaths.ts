@@ -4,12 +4,13 @@
  * @since 0.1.0
  */
 import { Effect } from "effect"
+import { PROTOCOL } from "../wire/Connection.ts"
 import { json, problem, type Reply, text } from "./Answer.ts"
 import type { Document } from "./OpenApi.ts"
 import type { Route, RouteTable } from "./RouteTable.ts"
 
 /** The paths. */
-export const paths = ["/-/healthz", "/-/routes", "/-/openapi.json", "/-/docs"] as const
+export const paths = ["/-/healthz", "/-/routes", "/-/openapi.json", "/-/docs", "/-/rpc"] as const
 
 /**
  * A path and its answer.
@@ -64,6 +65,13 @@ export const make = <R extends Route>(options: {
       isOpen: !isClosed,
       answer: (requestId) =>
         described(requestId, (document) => Effect.succeed(json(200, JSON.stringify(document), requestId)))
+    },
+    "/-/rpc": {
+      isOpen: true,
+      answer: (requestId) => ({
+        ...problem(426, "UpgradeRequired", `Remote handles connect here, by WebSocket (${PROTOCOL})`, requestId),
+        headers: { upgrade: "websocket" }
+      })
     },
     "/-/docs": {
       isOpen: !isClosed,

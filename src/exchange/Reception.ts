@@ -8,7 +8,7 @@ import { Cause, Clock, Context, Duration, Effect, Option, Random, Scope, Tracer 
 import * as Headers from "effect/http/Headers"
 import * as HttpTraceContext from "effect/http/HttpTraceContext"
 import { type Principal, type Priority, RequestContext } from "../core/RequestContext.ts"
-import { because, DeadlineExceeded, Shed, Unavailable } from "../core/ServeError.ts"
+import { because, DeadlineExceeded, type ServeError, Shed, Unavailable } from "../core/ServeError.ts"
 import { ofFailure, ofServeError, type Place, problem, type Reply } from "./Answer.ts"
 import { type Authorize, Forbidden, type Peer, Unauthorized } from "./Auth.ts"
 import { ProcessGate } from "./ProcessGate.ts"
@@ -33,6 +33,10 @@ export interface Reception {
   readonly requestIdOf: (headers: Incoming) => string
   /** What is known of a request, or the answer that turns it away: its headers are wrong, or there is too much to do. */
   readonly admit: (place: Place, headers: Incoming, requestId: string) => RequestContext | Reply
+  /** What turns away a call of this priority, when there is too much to do. */
+  readonly overload: (deployment: string, priority: Priority) => ServeError | undefined
+  /** The services of the layer. */
+  readonly services: Context.Context<never>
   /** Adds who makes the request, where that is asked. Fails with the answer to those who may not. */
   readonly authorize:
     | ((place: Place, request: RequestContext, headers: Incoming, peer: Peer) => Effect.Effect<RequestContext, Reply>)
@@ -70,15 +74,15 @@ export const make = Effect.fnUntraced(function* (authorize: Authorize | undefine
       if (draining) return unavailable(place, requestId)
       const context = contextOf(headers, requestId, place.path, clock.currentTimeMillisUnsafe())
       if (typeof context === "string") return problem(400, "BadRequest", context, requestId)
-      if (!gate.isOverloaded || !gate.sheds(context.priority)) return context
-      const { deployment } = place
-      const why = "the process is overloaded"
-      return ofServeError(
-        place,
-        because(() => new Shed({ deployment, why, retryAfter: gate.retryAfter() })),
-        requestId
-      )
+      const error = reception.overload(place.deployment, context.priority)
+      return error === undefined ? context : ofServeError(place, error, requestId)
     },
+    overload: (deployment, priority) => {
+      if (!gate.isOverloaded || !gate.sheds(priority)) return undefined
+      const why = "the process is overloaded"
+      return because(() => new Shed({ deployment, why, retryAfter: gate.retryAfter() }))
+    },
+    services,
     authorize: authorize === undefined ? undefined : asking(authorize),
     isTraced,
     contextFor: (request, headers) => {
@@ -140,7 +144,8 @@ const refusal = (place: Place, request: RequestContext, cause: Cause.Cause<unkno
 const withPrincipal = (request: RequestContext, principal: Principal): RequestContext =>
   Object.assign({}, request, { principal, tenant: principal.tenant ?? request.tenant })
 
-const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
+/** What an id of a request looks like that is taken from outside. */
+export const REQUEST_ID = /^[\x21-\x7e]{1,128}$/
 /** Characters that a header may have which handlers read. */
 const LENGTH = 256
 const priorities: ReadonlyArray<string> = ["critical", "default", "sheddable"] satisfies ReadonlyArray<Priority>

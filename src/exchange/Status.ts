@@ -34,7 +34,7 @@ const table: Record<Reason["_tag"], (reason: never, choices: Choices) => number>
   SlowConsumer: () => CLIENT_CLOSED_REQUEST,
   BadUpload: ({ why }: Extract<Reason, { _tag: "BadUpload" }>) =>
     ({ tooLarge: 413, malformed: 400, stalled: 408, brokenOff: CLIENT_CLOSED_REQUEST })[why],
-  TransportError: () => 502
+  TransportError: ({ started }: Extract<Reason, { _tag: "TransportError" }>) => (started ? 502 : 503)
 }
 
 /** The status of a failure: of the runtime's by the table, of a method's own by {@link declared}. */

@@ -11,16 +11,24 @@ import { Socket } from "node:net"
 import { NO_CONTENT, type Reply } from "../exchange/Answer.ts"
 import * as Auth from "../exchange/Auth.ts"
 import type { Peer } from "../exchange/Auth.ts"
-import type { Bounds, Call, Exchange, Received } from "../exchange/Exchange.ts"
+import { type Bounds, type Call, type Exchange, type Received, RPC_PATH } from "../exchange/Exchange.ts"
 import { Flow, Outlet, type Piece } from "../exchange/Outlet.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import { CLIENT_CLOSED_REQUEST } from "../exchange/Status.ts"
 import type { Count } from "../exchange/Tally.ts"
 import { isWhole } from "../exchange/Terms.ts"
+import type { Remotes } from "./Remotes.ts"
+import { isRpc } from "./RpcServer.ts"
 
 /** Makes the handler of all requests. */
-export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, count: Count) =>
+export const handler = <R extends Route>(exchange: Exchange<R>, bounds: Bounds, count: Count, remotes: Remotes) =>
   Effect.fnUntraced(function* (request: HttpServerRequest.HttpServerRequest) {
+    if (isRpc(request)) {
+      const connected = yield* remotes.connect(exchange, request, () => peerOf(request))
+      if (connected === undefined) count(RPC_PATH, 101)
+      else count(RPC_PATH, connected.status)
+      return connected === undefined ? HttpServerResponse.empty() : toResponse(connected)
+    }
     const opening = exchange.open(request.method, request.url, request.headers)
     if (opening._tag !== "Call") {
       const reply = opening._tag === "Answer" ? opening.reply : yield* opening.answer(() => peerOf(request))

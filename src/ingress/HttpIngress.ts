@@ -22,7 +22,9 @@ import * as Middleware from "./Middleware.ts"
 import * as NodeServer from "./NodeServer.ts"
 import * as OwnPaths from "../exchange/OwnPaths.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
+import * as RemoteCalls from "../exchange/RemoteCalls.ts"
 import * as RouteTable from "../exchange/RouteTable.ts"
+import { Remotes } from "./Remotes.ts"
 import * as Tally from "../exchange/Tally.ts"
 import * as ThreadServer from "./ThreadServer.ts"
 
@@ -67,6 +69,8 @@ export const Options = Schema.Struct({
   protectOwnPaths: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
   /** Pages of which other origins may call. Default none. */
   cors: Cors.Options.pipe(Schema.withDecodingDefaultKey(orElse({}))),
+  /** For remote handles (`toLayerRemote`), which connect at `/-/rpc`. */
+  rpc: RemoteCalls.Options.pipe(Schema.withDecodingDefaultKey(orElse({}))),
   /** What is compressed, of answers that are sent whole; streams are not. Default nothing; `{}` for the defaults of its own. */
   compression: Schema.optionalKey(Compression.Options),
   /** What `/-/openapi.json` and `/-/docs` are headed with. Default: the names of the deployments, and `"1.0.0"`. */
@@ -192,7 +196,12 @@ export const layerNode = <const R extends RouteTable.Routes, A = never>(
     })
   ).pipe(Layer.provide(gateFor(options)))
 
-const answering = { call: Answer.ofCall, directly: Answer.directly, stream: Answer.elementsOf }
+const answering = {
+  callable: RemoteCalls.ofEndpoint,
+  call: Answer.ofCall,
+  directly: Answer.directly,
+  stream: Answer.elementsOf
+}
 
 const settingsOf = Effect.fnUntraced(function* <A>(
   table: RouteTable.RouteTable,
@@ -225,6 +234,7 @@ const settingsOf = Effect.fnUntraced(function* <A>(
     compression,
     document,
     cors: bounds.cors,
+    rpc: bounds.rpc,
     authorize: secured ? (headers, peer) => Effect.provideContext(authorize(headers, peer), context) : undefined
   }
 })
@@ -320,12 +330,16 @@ const addTo = <R extends RouteTable.Routes, A>(
       const chosen = yield* decode(Options, written, "HttpIngress")
       const table = yield* RouteTable.make(routes, chosen)
       const exchange = yield* Exchange.make(table, yield* settingsOf(table, chosen, authorize), answering)
-      yield* Effect.addFinalizer(() => Effect.sync(exchange.drain))
-      const handler = EffectServer.handler(exchange, chosen, yield* Tally.make)
+      const remotes = yield* Remotes.make
+      yield* Effect.addFinalizer(() => Effect.andThen(Effect.sync(exchange.drain), remotes.finish(SHUTDOWN_TIMEOUT)))
+      const handler = EffectServer.handler(exchange, chosen, yield* Tally.make, remotes)
       const router = yield* HttpRouter.HttpRouter
       yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
     })
   ).pipe(Layer.provide(gateFor(options)))
+
+/** Time that calls of remote handles get to finish at shutdown, where the server has no such time for them. */
+const SHUTDOWN_TIMEOUT = Duration.seconds(20)
 
 // Given as a layer, one gate serves all the ingresses of an application: they share its event loop.
 const gateFor = ({ processGate }: { readonly processGate?: boolean }) =>

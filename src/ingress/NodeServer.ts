@@ -6,11 +6,13 @@
 import { Clock, Duration, Effect, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import * as Https from "node:https"
-import type { AddressInfo } from "node:net"
+import type { AddressInfo, Socket } from "node:net"
 import type { Exchange } from "../exchange/Exchange.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import type { Count } from "../exchange/Tally.ts"
 import { Conversation } from "./Conversation.ts"
+import { Remotes } from "./Remotes.ts"
+import { isRpc, RpcServer } from "./RpcServer.ts"
 
 /**
  * What TLS needs; see `HttpIngress.NodeOptions`.
@@ -98,7 +100,10 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     stallTimeout: Duration.toMillis(bounds.stallTimeout),
     now
   }
+  const remotes = yield* Remotes.make
+  const rpc = new RpcServer(exchange, remotes, count, bounds)
   const server = yield* create(bounds.tls, {
+    shouldUpgradeCallback: isRpc,
     maxHeaderSize: bounds.maxHeaderSize,
     headersTimeout: Duration.toMillis(bounds.headersTimeout),
     // How long a body may take depends on its method, so `Bodies` looks after that.
@@ -110,6 +115,14 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   const converse = (request: Http.IncomingMessage, response: Http.ServerResponse) =>
     new Conversation(desk, request, response).begin()
   server.on("request", converse)
+  server.on("upgrade", (request: Http.IncomingMessage, socket: Socket, head: Buffer) => {
+    if (isRpc(request)) return rpc.upgrade(request, socket, head)
+    // Node before 24.9 leaves it to us that an upgrade to something else, such as HTTP/2, is declined.
+    const response = new Http.ServerResponse(request)
+    response.assignSocket(socket)
+    response.on("finish", () => socket.end())
+    converse(request, response)
+  })
   // Expectations that nobody has heard of. Node would refuse them itself, and then read the body for ever.
   server.on("checkExpectation", converse)
   server.on("checkContinue", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
@@ -117,7 +130,12 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   )
   yield* Effect.acquireRelease(listen(server, bounds), () =>
     Effect.sync(() => exchange.drain()).pipe(
-      Effect.andThen(open.finish(bounds.gracefulShutdownTimeout)),
+      Effect.andThen(
+        Effect.all([open.finish(bounds.gracefulShutdownTimeout), remotes.finish(bounds.gracefulShutdownTimeout)], {
+          concurrency: "unbounded",
+          discard: true
+        })
+      ),
       Effect.andThen(close(server))
     )
   )

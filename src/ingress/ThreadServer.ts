@@ -25,6 +25,7 @@ import { type Authorize, Forbidden, Unauthorized } from "../exchange/Auth.ts"
 import type { Settings } from "../exchange/Exchange.ts"
 import { type Frames, named } from "../exchange/Frames.ts"
 import type { Endpoint, Route, RouteTable } from "../exchange/RouteTable.ts"
+import * as RemoteCalls from "../exchange/RemoteCalls.ts"
 import type * as Status from "../exchange/Status.ts"
 import { isWhole } from "../exchange/Terms.ts"
 
@@ -47,7 +48,7 @@ export interface ServerData {
   readonly choices: Status.Choices
   readonly processGate: boolean
   /** What is the same in the app, except for who may call: that is asked there. */
-  readonly settings: Pick<Settings, "protectOwnPaths" | "cors" | "compression">
+  readonly settings: Pick<Settings, "protectOwnPaths" | "cors" | "compression" | "rpc">
   readonly asks: boolean
   /** Whether every deployment is ready: its one number is 1 then. */
   readonly ready: SharedArrayBuffer
@@ -97,6 +98,21 @@ export interface SentStream {
   readonly payload: unknown
   readonly frames: Frames["name"]
 }
+
+/**
+ * The payload of a remote handle's call, in the form in which it came.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+interface SentCall {
+  readonly rpc: Uint8Array
+}
+
+/** What goes to the app. It is a copy, because of a part of a frame all of it would be sent. */
+export const toApp = (sent: unknown): SentCall => ({ rpc: Uint8Array.from(sent as Uint8Array) })
+
+const isCall = (sent: unknown): sent is SentCall => (sent as Partial<SentCall> | null)?.rpc instanceof Uint8Array
 
 /** Serves until the scope closes, as `NodeServer` does. Returns its address. */
 export const serve = Effect.fnUntraced(function* (
@@ -151,7 +167,9 @@ const answer = (endpoint: Endpoint, read: (id: unknown) => Body) => {
     const { contentType, id } = sent as SentBody
     return contentType === undefined ? read(id) : { body: read(id), contentType }
   }
+  const callable = isWhole(endpoint.takes) ? RemoteCalls.ofEndpoint(endpoint) : undefined
   return (sent: unknown) => {
+    if (callable !== undefined && isCall(sent)) return RemoteCalls.pass(callable, sent.rpc)
     if (!endpoint.stream) {
       return Effect.flatMap(RequestContext, (request) => Answer.ofCall(endpoint, request, whole(sent)))
     }
@@ -171,7 +189,7 @@ const dataOf = Effect.fnUntraced(function* (
   ready: Int32Array<SharedArrayBuffer>
 ) {
   const { processGate, refusalStatus, timeoutStatus } = options
-  const { compression, cors, protectOwnPaths } = settings
+  const { compression, cors, protectOwnPaths, rpc } = settings
   const data: ServerData = {
     routes: table.endpoints.map(({ deployment, gives, method, path, stream, takes }) => ({
       deployment,
@@ -185,7 +203,7 @@ const dataOf = Effect.fnUntraced(function* (
       Effect.map(Handle.stateOf(handle), (state) => ({ name, options: optionsOf(state) }))
     ),
     bounds: millisOf({ ...settings.bounds, ...options }) as ServerData["bounds"],
-    settings: { compression, protectOwnPaths, cors: millisOf(cors) as typeof cors },
+    settings: { compression, protectOwnPaths, cors: millisOf(cors) as typeof cors, rpc: millisOf(rpc) as typeof rpc },
     asks: settings.authorize !== undefined,
     choices: { refusalStatus, timeoutStatus },
     processGate,

@@ -21,6 +21,7 @@ import * as Exchange from "../exchange/Exchange.ts"
 import { type Bounds, ListenFailed, serve } from "./NodeServer.ts"
 import { type Piece, sourceOf } from "../exchange/Outlet.ts"
 import type { Form } from "../exchange/Payload.ts"
+import * as RemoteCalls from "../exchange/RemoteCalls.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
 import { of, type Route } from "../exchange/RouteTable.ts"
 import * as Status from "../exchange/Status.ts"
@@ -33,7 +34,8 @@ import {
   document,
   type SentBody,
   type SentStream,
-  type ServerData
+  type ServerData,
+  toApp
 } from "./ThreadServer.ts"
 
 const data = workerData as ServerData & Start
@@ -90,6 +92,8 @@ const withBody = <A>(
 }
 
 const answering: Exchange.Answering<Endpoint> = {
+  callable: ({ call, method, stream, takes }) =>
+    isWhole(takes) ? { codec: RemoteCalls.passing(method, stream), run: (sent) => call(toApp(sent)) } : undefined,
   call: (endpoint, context, payload) =>
     withBody(endpoint, payload, (acquire, release) =>
       Effect.matchCauseEffect(

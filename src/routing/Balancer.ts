@@ -4,11 +4,12 @@
  * Picking two is what keeps the load even without herding: with one probe, or with "the least loaded of all" on numbers
  * that lag, every caller runs to the same replica (Mitzenmacher, "The Power of Two Choices in Randomized Load
  * Balancing", 2001). Only replicas with a free permit are picked from. A replica that has just joined counts as more loaded
- * than it is, so that it can fill its caches before it has its share; it is still picked when no other has room. Plain
- * synchronous code, O(1) per operation.
+ * than it is, so that it can fill its caches before it has its share; it is still picked when no other has room. Where it is known
+ * how long each takes, load is what it runs times that. Plain synchronous code, O(1) per operation.
  *
  * @since 0.1.0
  */
+import type { PeakEwma } from "./PeakEwma.ts"
 
 /** Milliseconds until a replica that joined has its full weight, and the weight it starts with (Envoy's slow start). */
 const WARM_UP = 10_000
@@ -25,6 +26,8 @@ export interface Load {
   limit: number
   /** When it joined or came back, in milliseconds; `-Infinity` when it is warm from the start. */
   warmFrom: number
+  /** How long it takes; `undefined` where that doesn't count. */
+  latency?: PeakEwma | undefined
 }
 
 export class Balancer {
@@ -59,7 +62,9 @@ export class Balancer {
     const load = this.loads[one]!
     const otherLoad = this.loads[other]!
     const otherIsLess =
-      now < this.allWarm ? weighted(otherLoad, now) < weighted(load, now) : otherLoad.ongoing < load.ongoing
+      now < this.allWarm || load.latency !== undefined
+        ? weighted(otherLoad, now) < weighted(load, now)
+        : otherLoad.ongoing < load.ongoing
     return otherIsLess ? other : one
   }
 
@@ -82,6 +87,7 @@ export class Balancer {
   }
 }
 
-/** What a replica would run with one more request, for its weight. */
-const weighted = ({ ongoing, warmFrom }: Load, now: number): number =>
-  (ongoing + 1) / Math.min(Math.max((now - warmFrom) / WARM_UP, COLD), 1)
+/** What a replica would run with one more request, times how long each takes, for its weight. */
+const weighted = ({ latency, ongoing, warmFrom }: Load, now: number): number =>
+  ((ongoing + 1) * (latency === undefined ? 1 : latency.valueAt(now))) /
+  Math.min(Math.max((now - warmFrom) / WARM_UP, COLD), 1)

@@ -14,6 +14,7 @@ import type { Replica } from "../replica/Replica.ts"
 import { Balancer, type Load } from "./Balancer.ts"
 import { ConcurrencyLimit } from "./ConcurrencyLimit.ts"
 import { Ejection } from "./Ejection.ts"
+import { PeakEwma } from "./PeakEwma.ts"
 
 /**
  * How the replicas are used.
@@ -27,6 +28,8 @@ export interface Rules {
   readonly minOngoingRequests: number
   readonly concurrencyLimit: "fixed" | "adaptive"
   readonly outlierEjection: boolean
+  /** Whether the time counts that a replica takes, beside how many requests it runs: for those that are not alike. */
+  readonly byLatency?: boolean
 }
 
 /**
@@ -61,10 +64,17 @@ class Place implements Load {
   /** Waits until the ejection is over. */
   ejection: Fiber.Fiber<void> | undefined = undefined
   readonly adaptive: ConcurrencyLimit | undefined
+  latency: PeakEwma | undefined
   readonly resizing = Semaphore.makeUnsafe(1)
 
-  constructor(replica: Replica, permits: number, adaptive: ConcurrencyLimit | undefined) {
+  constructor(
+    replica: Replica,
+    permits: number,
+    adaptive: ConcurrencyLimit | undefined,
+    latency: PeakEwma | undefined
+  ) {
     this.replica = replica
+    this.latency = latency
     this.permits = permits
     this.limit = permits
     this.adaptive = adaptive
@@ -98,7 +108,8 @@ export class Places {
     this.ejection = rules.outlierEjection && replicas.length > 1 ? new Ejection(replicas.length, random) : undefined
     this.places = replicas.map((replica) => {
       const adaptive = rules.concurrencyLimit === "adaptive" ? new ConcurrencyLimit(bounds) : undefined
-      return new Place(replica, adaptive?.current ?? rules.maxOngoingRequests, adaptive)
+      const latency = rules.byLatency === true ? new PeakEwma() : undefined
+      return new Place(replica, adaptive?.current ?? rules.maxOngoingRequests, adaptive, latency)
     })
     this.balancer = new Balancer(this.places, random)
     this.refresh()
@@ -161,6 +172,7 @@ export class Places {
   succeeded(index: number, now: number, runTime: number): void {
     this.ejection?.record(index, false, now)
     const place = this.places[index]!
+    place.latency?.record(runTime, now)
     if (place.adaptive?.record(now, runTime, place.ongoing) !== true) return
     this.fork(this.resizeOne(index, place.adaptive.current))
   }
@@ -207,6 +219,7 @@ export class Places {
       place.replica = replica
       place.hasLeft = false
       place.warmFrom = now
+      if (place.latency !== undefined) place.latency = new PeakEwma()
       this.refresh()
       this.onRoom()
       return this.resizeOne(index, place.permits)
@@ -269,7 +282,8 @@ export class Places {
     this.permits = 0
     this.places.forEach((place, index) => {
       place.isUsed = !this.isOut(index) || (mostAreOut && !place.hasLeft)
-      if (place.isUsed) this.permits += place.permits
+      // Where there is no limit, what waits is not waiting for requests to end.
+      if (place.isUsed || place.permits === Infinity) this.permits += place.permits
       this.update(index)
     })
   }

@@ -9,19 +9,7 @@
  *
  * @since 0.1.0
  */
-import {
-  Clock,
-  Context,
-  type Duration,
-  Effect,
-  Effectable,
-  Exit,
-  Fiber,
-  Option,
-  Random,
-  Scheduler,
-  type Scope
-} from "effect"
+import { Clock, Context, type Duration, Effect, Exit, Fiber, Option, Random, Scheduler, type Scope } from "effect"
 import { AdmissionQueue, type Discipline, type Fairness, type ShedReason } from "../admission/AdmissionQueue.ts"
 import { Alarm } from "../admission/Alarm.ts"
 import { Line } from "../admission/Line.ts"
@@ -29,6 +17,7 @@ import type { Priority } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
 import type { Replica } from "../replica/Replica.ts"
 import type { Request, StopReason } from "../replica/Request.ts"
+import { Cancel } from "./Cancel.ts"
 import { Places, type PlaceState, type Rules } from "./Places.ts"
 import { Refusals } from "./Refusals.ts"
 import { RetryBudget } from "./RetryBudget.ts"
@@ -108,6 +97,7 @@ export class Router {
   private ids = 0
   private turns = 0
   private onIdle: (() => void) | undefined = undefined
+  private cutOffBy: ServeError | undefined = undefined
 
   constructor(options: Options, idPrefix: string, context: Context.Context<never>) {
     this.options = options
@@ -155,6 +145,7 @@ export class Router {
   submit(request: Request): void {
     const now = request.arrivedAt
     if (this.status !== "Ready") return this.refuse(request, this.refusals.unavailable(request, now, "draining"))
+    if (this.cutOffBy !== undefined) return this.refuse(request, this.cutOffBy)
     if (this.places.size === 0) return this.refuse(request, this.refusals.unavailable(request, now, "noReplicas"))
     if (request.deadline <= now) return this.refuse(request, this.refusals.expired("admission"))
     request.turn = this.turns++
@@ -225,9 +216,23 @@ export class Router {
     }
   }
 
+  /** The same for a replica that sees itself to what it runs. */
+  retire(place: number): void {
+    this.places.leave(place)
+  }
+
   /** Another replica takes the place of one that has left. */
   join(place: number, replica: Replica): Effect.Effect<void> {
-    return Effect.suspend(() => this.places.join(place, replica, this.now))
+    return Effect.suspend(() => {
+      this.cutOffBy = undefined
+      return this.places.join(place, replica, this.now)
+    })
+  }
+
+  /** No replica can be reached, which will not change soon: until one joins, nobody waits for it. */
+  cutOff(error: ServeError): void {
+    this.cutOffBy = error
+    this.failQueued(() => error)
   }
 
   get state(): State {
@@ -356,7 +361,8 @@ export class Router {
 
   /** Whether a replica left before it started a request. Then it gets no more of them. */
   private wasLost(request: Request, end: Work.End): boolean {
-    if (Work.reasonOf(end) !== "ReplicaLost") return false
+    const reason = Work.reasonOf(end)
+    if (reason !== "ReplicaLost" && reason !== "TransportError") return false
     if (this.places.replica(request.place).hasLeft()) this.places.leave(request.place)
     return request.state === "Reserved"
   }
@@ -439,12 +445,16 @@ export class Router {
   }
 
   private abandon(): void {
+    this.failQueued((request) => this.refusals.unavailable(request, this.now, "draining"))
+    for (const request of Array.from(this.running)) this.lose(request)
+  }
+
+  private failQueued(why: (request: Request) => ServeError): void {
     for (const request of Array.from(this.queue)) {
       this.leaveQueue(request)
       this.settle(request, "failed")
-      request.answer(Exit.fail(this.refusals.unavailable(request, this.now, "draining")))
+      request.answer(Exit.fail(why(request)))
     }
-    for (const request of Array.from(this.running)) this.lose(request)
   }
 
   private lose(request: Request): void {
@@ -471,21 +481,5 @@ export class Router {
       queued: this.queue.size,
       maxQueuedRequests: this.queue.maxSize
     }
-  }
-}
-
-// An object and not a closure, which would be three times as large: every request that waits has one.
-class Cancel extends Effectable.Class<void> {
-  private readonly router: Router
-  private readonly request: Request
-
-  constructor(router: Router, request: Request) {
-    super()
-    this.router = router
-    this.request = request
-  }
-
-  override asEffect(): Effect.Effect<void> {
-    return this.router.cancelNow(this.request)
   }
 }

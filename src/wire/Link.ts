@@ -3,37 +3,24 @@
  *
  * Either side serves methods and calls those of the other: an app calls the handlers in a replica's thread, and these call other
  * deployments through the app. A call ends when its work has ended over there: whoever is interrupted waits for it. Messages of
- * one turn travel together. A stream is sent ahead of its reader by at most {@link WINDOW} elements, and {@link WINDOW_BYTES} and one
- * element where their size is known; then its producer waits.
+ * one turn travel together. A stream is sent ahead of its reader by at most {@link WINDOW} elements, and 64 KiB and one element
+ * where their size is known; then its producer waits.
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, Effect, Exit, type Fiber, Pull, Stream } from "effect"
-import type { NonEmptyReadonlyArray } from "effect/Array"
+import { Cause, Clock, Context, type Duration, Effect, Exit, type Fiber, Pull, Stream } from "effect"
 import { RequestContext } from "../core/RequestContext.ts"
 import { ServeError } from "../core/ServeError.ts"
 import * as Crossing from "./Crossing.ts"
+import { type Elements, Inflow } from "./Inflow.ts"
 import { encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } from "./MethodCodec.ts"
+import type { Message, Port } from "./Port.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
 /** Elements of a stream that may be on their way, or wait for their reader. */
 export const WINDOW = 16
 /** Bytes of them, where the port knows their sizes. */
-export const WINDOW_BYTES = 64 * 1024
-
-/**
- * What one side tells the other.
- *
- * @category models
- * @since 0.1.0
- */
-export type Message =
-  | readonly ["call", id: number, target: string, payload: unknown, crossing: Crossing.Crossing]
-  | readonly ["exit", id: number, exit: SentExit]
-  | readonly ["cancel", id: number]
-  | readonly ["elements", id: number, elements: ReadonlyArray<unknown>]
-  | readonly ["credit", id: number, elements: number, bytes: number]
-  | readonly ["note", name: string, value: unknown]
+const WINDOW_BYTES = 64 * 1024
 
 /**
  * A method that the other side may call, and the services in which it runs.
@@ -58,31 +45,6 @@ export interface Served {
   readonly admit?: (request: RequestContext) => RequestContext | ServeError
   /** Is told of failures. */
   readonly onFailure?: (cause: Cause.Cause<unknown>, request: RequestContext) => void
-}
-
-/**
- * What carries the messages of a link.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Port {
-  /** Gives what arrives to `receive`, and calls `onClose` once when nothing can arrive or leave any more. */
-  readonly listen: (receive: (messages: ReadonlyArray<Message>) => void, onClose: () => void) => void
-  /** Sends messages of one turn. Throws, with none of them sent, when one can't be. */
-  readonly post: (messages: ReadonlyArray<Message>) => void
-  /** Takes note that a call from the other side begins. Their ids come in order. */
-  readonly begin: (id: number) => void
-  /** Whether a call to the other side may have begun, when the port has closed. */
-  readonly hasBegun: (id: number) => boolean
-  /** The bytes of a value in the form that is sent; 0 where that is not known. */
-  readonly sizeOf: (sent: unknown) => number
-  /** Whether so much is on its way that nothing should be added that can wait. */
-  readonly isFull: () => boolean
-  /** Calls back once it is not. */
-  readonly whenRoom: (resume: () => void) => void
-  /** Takes note of how many bytes the calls have that came from the other side and have not ended. */
-  readonly carry: (bytes: number) => void
 }
 
 /**
@@ -124,8 +86,6 @@ interface Incoming {
 const failed = Exit.fail as (error: unknown) => Exit.Failure<never, unknown>
 const died = Exit.die as (error: unknown) => Exit.Failure<never, unknown>
 
-type Elements = NonEmptyReadonlyArray<unknown>
-
 export class Link {
   /** What the other side may call, by target. */
   readonly served = new Map<string, Served>()
@@ -134,6 +94,7 @@ export class Link {
   private readonly clock: Clock.Clock
   private readonly spans: Spans
   private readonly runner: Runner
+  private readonly patience: Duration.Duration | undefined
   private readonly onNote: (name: string, value: unknown) => void
   private onIdle: (() => void) | undefined = undefined
   private readonly outgoing = new Map<number, Outgoing>()
@@ -148,7 +109,8 @@ export class Link {
   private lost: ((begun: boolean) => Exit.Exit<never, unknown>) | undefined = undefined
 
   /**
-   * `onNote` gets what the other side sends with {@link Link.note}. `runner` starts what the other side calls.
+   * `onNote` gets what the other side sends with {@link Link.note}. `runner` starts what the other side calls. `patience` is how long
+   * a caller that leaves waits for its work to stop over there; for ever if there is none.
    */
   constructor(options: {
     readonly port: Port
@@ -157,12 +119,14 @@ export class Link {
     readonly spans: Spans
     readonly runner: Runner
     readonly onNote: (name: string, value: unknown) => void
+    readonly patience?: Duration.Duration
   }) {
     this.port = options.port
     this.form = options.form
     this.clock = options.clock
     this.spans = options.spans
     this.runner = options.runner
+    this.patience = options.patience
     this.onNote = options.onNote
     this.port.listen(
       (messages) => {
@@ -193,17 +157,17 @@ export class Link {
     this.onIdle = () => resume(Effect.void)
   })
 
-  /** The bytes of the calls to the other side that have not ended. */
-  get pending(): number {
-    return this.sizeOut
+  /** Whether the calls to the other side that have not ended have `window` bytes, or the port is full. */
+  isFull(window: number): boolean {
+    return this.sizeOut >= window || this.port.isFull()
   }
 
-  /** Waits until the pending calls have fewer bytes than `size`, and the port has room. */
-  whenBelow(size: number): Effect.Effect<void> {
+  /** Waits until it is not {@link Link.isFull}. */
+  whenRoom(window: number): Effect.Effect<void> {
     return Effect.callback((resume) => {
       const look = (): void => {
-        if (this.lost !== undefined || (this.sizeOut < size && !this.port.isFull())) return resume(Effect.void)
-        if (this.sizeOut < size) this.port.whenRoom(look)
+        if (this.lost !== undefined || !this.isFull(window)) return resume(Effect.void)
+        if (this.sizeOut < window) this.port.whenRoom(look)
         else this.waiting.push(look)
       }
       look()
@@ -295,12 +259,17 @@ export class Link {
     return id
   }
 
-  /** Stops a call and waits until it has. */
+  /** Stops a call and waits until it has, or until there is no patience left. */
   private cancel(id: number): Effect.Effect<void> {
     return Effect.callback((resume) => {
       const call = this.outgoing.get(id)
       if (call === undefined) return resume(Effect.void)
-      call.onExit = () => resume(Effect.void)
+      const timer = this.patience === undefined ? undefined : Effect.runFork(Effect.sleep(this.patience))
+      timer?.addObserver(() => resume(Effect.void))
+      call.onExit = () => {
+        timer?.interruptUnsafe()
+        resume(Effect.void)
+      }
       this.send(["cancel", id])
     })
   }
@@ -484,48 +453,5 @@ export class Link {
         })
       }
     })
-  }
-}
-
-/** The elements of a stream that have arrived and not been taken. */
-class Inflow {
-  private elements: Array<unknown> = []
-  private bytes = 0
-  private ended: Exit.Exit<never, unknown> | undefined = undefined
-  private reader: ((effect: Effect.Effect<Elements, unknown>) => void) | undefined = undefined
-  private readonly onTaken: (count: number, bytes: number) => void
-
-  constructor(onTaken: (count: number, bytes: number) => void) {
-    this.onTaken = onTaken
-  }
-
-  add(elements: ReadonlyArray<unknown>, bytes: number): void {
-    this.elements.push(...elements)
-    this.bytes += bytes
-    this.tell()
-  }
-
-  end(exit: Exit.Exit<unknown, unknown>): void {
-    this.ended ??= Exit.isSuccess(exit) ? Exit.fail(Cause.Done()) : Exit.failCause(exit.cause)
-    this.tell()
-  }
-
-  readonly pull: Pull.Pull<Elements, unknown> = Effect.callback<Elements, unknown>((resume) => {
-    this.reader = resume
-    this.tell()
-    return Effect.sync(() => {
-      this.reader = undefined
-    })
-  })
-
-  private tell(): void {
-    const { bytes, elements, reader } = this
-    if (reader === undefined || (elements.length === 0 && this.ended === undefined)) return
-    this.reader = undefined
-    if (elements.length === 0) return reader(this.ended!)
-    this.elements = []
-    this.bytes = 0
-    this.onTaken(elements.length, bytes)
-    reader(Effect.succeed(elements as unknown as Elements))
   }
 }

@@ -85,6 +85,17 @@ export const ofThread = (tell: (note: SpanNote) => void): Spans => {
   }
 }
 
+/** Between two processes, each of which has a tracer: spans of one have parents in the other, and both collect their own. */
+export const ofPeer: Spans = {
+  leave: (fiber) => {
+    const span = spanOf(fiber)
+    return span === undefined ? undefined : toSent(span)
+  },
+  back: () => {},
+  under: (context, span) =>
+    span === undefined ? context : Context.add(context, Tracer.ParentSpan, Tracer.externalSpan(span))
+}
+
 class ToldSpan extends Tracer.NativeSpan {
   private readonly tell: (note: SpanNote) => void
 

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { type MessagePort, receiveMessageOnPort } from "node:worker_threads"
-import type { Message, Port } from "./Link.ts"
+import type { Message, Port } from "./Port.ts"
 
 /**
  * Memory that both sides share: the id of the last call that each has begun. Calls arrive in order, so all before it have begun too.

@@ -20,7 +20,11 @@ const reasons: { readonly [Tag in ServeError.Reason["_tag"]]: Extract<ServeError
   WorkerCrashed: new ServeError.WorkerCrashed({ exitCode: 137 }),
   SlowConsumer: new ServeError.SlowConsumer({}),
   BadUpload: new ServeError.BadUpload({ why: "tooLarge", description: "it has more than 10 bytes" }),
-  TransportError: new ServeError.TransportError({ description: "connection reset" })
+  TransportError: new ServeError.TransportError({
+    deployment: "Sentiment",
+    started: true,
+    description: "it was reset"
+  })
 }
 
 const error = (reason: ServeError.Reason) => new ServeError.ServeError({ reason })
@@ -87,7 +91,7 @@ describe("ServeError", () => {
       WorkerCrashed: ["137"],
       SlowConsumer: ["too slow"],
       BadUpload: ["could not be read", "more than 10 bytes"],
-      TransportError: ["connection reset"]
+      TransportError: ["Sentiment", "while a call was under way", "it was reset"]
     }
     for (const reason of Object.values(reasons)) {
       it(`in ${reason._tag}`, () => {

@@ -349,7 +349,7 @@ describe("OpenApi", { timeout: 30_000 }, () => {
       const refused = tagsOf(find("otherStatuses")["429"], documents["otherStatuses"])
       assert.deepStrictEqual(refused, ["ServeError", "QueueFull", "Shed", "Unavailable"])
       const rest = tagsOf(find("otherStatuses")["503"], documents["otherStatuses"])
-      assert.sameMembers([...rest], ["Paused", "ServeError", "ReplicaLost"])
+      assert.sameMembers([...rest], ["Paused", "ServeError", "ReplicaLost", "TransportError"])
       assert.property(find("open"), "504")
       assert.notProperty(find("otherStatuses"), "504")
       assert.include(tagsOf(find("otherStatuses")["408"], documents["otherStatuses"]), "DeadlineExceeded")
@@ -566,7 +566,8 @@ const reasons: ReadonlyArray<ServeError.Reason> = [
   new ServeError.WorkerCrashed({ exitCode: 137 }),
   new ServeError.SlowConsumer({}),
   new ServeError.BadUpload({ why: "tooLarge", description: "" }),
-  new ServeError.TransportError({ description: "" })
+  new ServeError.TransportError({ deployment: "Store", started: true, description: "" }),
+  new ServeError.TransportError({ deployment: "Store", started: false, description: "" })
 ]
 
 const elementsOf = (html: string) => html.match(/<\/?(?:script|title|meta|body|head|html)[\s>]/g)

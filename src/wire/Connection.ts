@@ -1,0 +1,302 @@
+/**
+ * A connection to the deployments of another process: a link over a WebSocket, from both its ends.
+ *
+ * The server says first what it takes (`hello`). When it is to stop, it says so (`leaving`), and the client answers (`left`) once it calls
+ * nothing more here; what it has called goes on, and the server closes the connection when all of that has ended.
+ *
+ * @since 0.1.0
+ */
+import * as NodeWS from "@effect/platform-node/NodeWS"
+import { Clock, Context, Deferred, Duration, Effect, Exit, Schema, type Scope } from "effect"
+import type { IncomingMessage } from "node:http"
+import { Link, type Runner, runner as plainRunner, type Served } from "./Link.ts"
+import { binary } from "./MethodCodec.ts"
+import { frameSize, type Socket, SocketPort } from "./SocketPort.ts"
+import * as Spans from "./Spans.ts"
+
+/** The WebSocket subprotocol, whose number changes when two sides would not understand each other any more. */
+export const PROTOCOL = "effect-serve.1"
+
+/** What the server says first. */
+const Hello = Schema.Struct({
+  /** Bytes that a payload may have. */
+  maxSize: Schema.Int,
+  /** Bytes that the payloads of all calls may have which have not ended. */
+  window: Schema.Int,
+  /** The names of the methods, each with a star after it when it streams. */
+  methods: Schema.Array(Schema.String)
+})
+
+const decodeHello = Schema.decodeUnknownOption(Hello)
+
+/** The name of a method as `hello` has it. */
+export const methodName = ({ method, stream }: { readonly method: string; readonly stream: boolean }): string =>
+  stream ? `${method}*` : method
+
+/**
+ * The server won't have this client, and says why: another try makes no sense unless something is changed.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class Refused extends Schema.TaggedError<Refused>("effect-serve/Connection/Refused")("Refused", {
+  url: Schema.String,
+  /** Its HTTP status. */
+  status: Schema.Int,
+  description: Schema.String
+}) {
+  override get message(): string {
+    return `${this.url} refused the connection with status ${this.status}: ${this.description}`
+  }
+}
+
+/**
+ * There is no connection to be had at the moment.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class Unreachable extends Schema.TaggedError<Unreachable>("effect-serve/Connection/Unreachable")("Unreachable", {
+  url: Schema.String,
+  description: Schema.String
+}) {
+  override get message(): string {
+    return `${this.url} can't be reached: ${this.description}`
+  }
+}
+
+/**
+ * Whom to call, and how.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Target {
+  readonly url: string
+  readonly deployment: string
+  /** Sent along, anew each time. */
+  readonly headers: Effect.Effect<Readonly<Record<string, string>>>
+  readonly tls: Readonly<Partial<Record<"ca" | "cert" | "key", string>>>
+  readonly maxAnswerSize: number
+  readonly connectTimeout: Duration.Duration
+  readonly pingTimeout: Duration.Duration
+}
+
+/**
+ * An open connection, seen from the client.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Connection {
+  readonly link: Link
+  readonly hello: typeof Hello.Type
+  /** Waits until nothing new may be sent: the server is to stop, or the connection has closed. */
+  readonly leaving: Effect.Effect<void>
+  /** Waits until it has closed. */
+  readonly closed: Effect.Effect<void>
+  /** Why it has. */
+  readonly why: () => string
+}
+
+/** Time for which a caller that leaves waits until its work has stopped over there. */
+const CANCEL_TIMEOUT = Duration.seconds(1)
+
+/** Opens a connection, which is closed with the scope. `lost` is how a call ends that had not ended by then. */
+export const open = Effect.fnUntraced(function* (
+  target: Target,
+  lost: (begun: boolean) => Exit.Exit<never, unknown>
+): Effect.fn.Return<Connection, Refused | Unreachable, Scope.Scope> {
+  const clock = yield* Clock.Clock
+  const headers = yield* target.headers
+  const address = addressOf(target)
+  const hello = Deferred.makeUnsafe<typeof Hello.Type, Unreachable>()
+  const leaving = Deferred.makeUnsafe<void>()
+  const closed = Deferred.makeUnsafe<void>()
+  const unreachable = (description: string) => new Unreachable({ url: target.url, description })
+  const connect = Effect.callback<{ readonly link: Link; readonly port: SocketPort }, Refused | Unreachable>(
+    (resume) => {
+      const socket = new NodeWS.WebSocket(address, [PROTOCOL], {
+        headers,
+        ...target.tls,
+        perMessageDeflate: false,
+        maxPayload: frameSize(target.maxAnswerSize),
+        // What masks are for are pages that make a browser send what a proxy takes for something else. A mask of zeros costs nothing.
+        generateMask: (mask) => mask.fill(0)
+      })
+      let error = "it closed at once"
+      socket.on("error", ({ message }) => (error = message))
+      socket.on("unexpected-response", (request, response) => {
+        answerOf(response, (description) => {
+          request.destroy()
+          const status = response.statusCode ?? 0
+          const isFinal = status >= 400 && status < 500 && status !== 429
+          resume(
+            Effect.fail(
+              isFinal
+                ? new Refused({ url: target.url, status, description })
+                : unreachable(`it answered with status ${status}: ${description}`)
+            )
+          )
+        })
+      })
+      socket.on("close", () => resume(Effect.fail(unreachable(error))))
+      socket.on("open", () => {
+        const port = new SocketPort(socket as unknown as Socket, Infinity)
+        const link: Link = new Link({
+          port,
+          form: binary,
+          clock,
+          spans: Spans.ofPeer,
+          runner: plainRunner,
+          onNote: (name, value) => {
+            if (name === "hello") {
+              const said = decodeHello(value)
+              port.maxSize = said._tag === "Some" ? said.value.maxSize : 0
+              Deferred.doneUnsafe(
+                hello,
+                said._tag === "Some"
+                  ? Exit.succeed(said.value)
+                  : Exit.fail(unreachable("it said something else than hello"))
+              )
+            } else if (name === "leaving") {
+              port.why = "its server stops"
+              Deferred.doneUnsafe(leaving, Exit.void)
+            }
+          }
+        })
+        link.closeWithPeer(() => {
+          Deferred.doneUnsafe(hello, Exit.fail(unreachable(port.why)))
+          Deferred.doneUnsafe(leaving, Exit.void)
+          Deferred.doneUnsafe(closed, Exit.void)
+          return lost
+        })
+        link.note("maxAnswerSize", target.maxAnswerSize)
+        resume(Effect.succeed({ link, port }))
+      })
+      return Effect.sync(() => socket.terminate())
+    }
+  )
+  const opening = Effect.gen(function* () {
+    const { link, port } = yield* Effect.acquireRelease(
+      connect,
+      ({ port }) => Effect.sync(() => port.fail(1000, "it was closed")),
+      {
+        interruptible: true
+      }
+    )
+    yield* Effect.forkScoped(port.keepAlive(target.pingTimeout))
+    const said = yield* Deferred.await(hello)
+    return {
+      link,
+      hello: said,
+      leaving: Deferred.await(leaving),
+      closed: Deferred.await(closed),
+      why: () => port.why
+    } satisfies Connection
+  })
+  return yield* Effect.timeoutOrElse(opening, {
+    duration: target.connectTimeout,
+    orElse: () => Effect.fail(unreachable(`there was no answer within ${Duration.format(target.connectTimeout)}`))
+  }).pipe(Effect.provideService(Clock.Clock, wall))
+})
+
+const addressOf = ({ deployment, url }: Target) => {
+  const address = new URL("/-/rpc", url)
+  address.protocol = address.protocol.replace("http", "ws")
+  address.searchParams.set("deployment", deployment)
+  return address
+}
+
+/** What an HTTP answer says in words, of which not much is read. */
+const answerOf = (response: IncomingMessage, done: (text: string) => void) => {
+  let body = ""
+  response.setEncoding("utf8")
+  response.on("data", (text: string) => {
+    body += text
+    if (body.length > 4096) response.destroy()
+  })
+  response.on("close", () => {
+    try {
+      done(String((JSON.parse(body) as { readonly message?: unknown }).message ?? body))
+    } catch {
+      done(body.slice(0, 200))
+    }
+  })
+}
+
+/**
+ * What a client may call over a connection, and within which bounds.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Offer {
+  readonly methods: ReadonlyMap<string, Served>
+  readonly maxSize: number
+  readonly window: number
+  readonly pingTimeout: Duration.Duration
+  readonly runner: Runner
+}
+
+/**
+ * A connection as the server has it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Accepted {
+  /** Waits until it has closed. */
+  readonly closed: Effect.Effect<void>
+  /** Tells the client to call nothing more, waits until all has ended that it has called, and closes the connection. */
+  readonly leave: Effect.Effect<void>
+  /** Closes it at once, and stops what was called over it. */
+  readonly end: () => void
+}
+
+/** Time that a client gets to say that it calls nothing more. */
+const LEAVE_TIMEOUT = "1 second"
+
+/** Serves on a socket that is open, until it closes. */
+export const accept = Effect.fnUntraced(function* (socket: Socket, offer: Offer): Effect.fn.Return<Accepted> {
+  const clock = yield* Clock.Clock
+  const left = Deferred.makeUnsafe<void>()
+  const closed = Deferred.makeUnsafe<void>()
+  // Twice the window, because a client looks at it before it knows the size of what it sends.
+  const port = new SocketPort(socket, 2 * offer.window + offer.maxSize)
+  const link = new Link({
+    port,
+    form: binary,
+    clock,
+    spans: Spans.ofPeer,
+    runner: offer.runner,
+    onNote: (name, value) => {
+      if (name === "left") Deferred.doneUnsafe(left, Exit.void)
+      if (name === "maxAnswerSize" && Number.isSafeInteger(value)) port.maxSize = Number(value)
+    }
+  })
+  for (const [name, served] of offer.methods) link.served.set(name, served)
+  const methods = Array.from(offer.methods.values(), ({ codec }) => methodName(codec))
+  link.note("hello", { maxSize: offer.maxSize, window: offer.window, methods } satisfies typeof Hello.Encoded)
+  const alive = Effect.runFork(port.keepAlive(offer.pingTimeout))
+  link.closeWithPeer(() => {
+    alive.interruptUnsafe()
+    Deferred.doneUnsafe(left, Exit.void)
+    Deferred.doneUnsafe(closed, Exit.void)
+    return () => Exit.die(new Error(port.why))
+  })
+  return {
+    closed: Deferred.await(closed),
+    leave: Effect.gen(function* () {
+      link.note("leaving", undefined)
+      yield* Effect.timeoutOption(Deferred.await(left), LEAVE_TIMEOUT)
+      yield* link.idle
+      port.close(1001, "the server stops")
+      yield* Effect.timeoutOption(Deferred.await(closed), LEAVE_TIMEOUT)
+    }).pipe(Effect.provideService(Clock.Clock, wall)),
+    end: () => port.fail(1001, "the server stops")
+  }
+})
+
+// Connections take real time, whatever the clock of the program.
+const wall = Context.get(Context.empty(), Clock.Clock)

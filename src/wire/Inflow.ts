@@ -1,0 +1,52 @@
+/**
+ * The elements of a stream that have arrived, until its reader takes them.
+ *
+ * @since 0.1.0
+ */
+import { Cause, Effect, Exit, type Pull } from "effect"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+
+/** Some of them, in order. */
+export type Elements = NonEmptyReadonlyArray<unknown>
+
+export class Inflow {
+  private elements: Array<unknown> = []
+  private bytes = 0
+  private ended: Exit.Exit<never, unknown> | undefined = undefined
+  private reader: ((effect: Effect.Effect<Elements, unknown>) => void) | undefined = undefined
+  private readonly onTaken: (count: number, bytes: number) => void
+
+  constructor(onTaken: (count: number, bytes: number) => void) {
+    this.onTaken = onTaken
+  }
+
+  add(elements: ReadonlyArray<unknown>, bytes: number): void {
+    this.elements.push(...elements)
+    this.bytes += bytes
+    this.tell()
+  }
+
+  end(exit: Exit.Exit<unknown, unknown>): void {
+    this.ended ??= Exit.isSuccess(exit) ? Exit.fail(Cause.Done()) : Exit.failCause(exit.cause)
+    this.tell()
+  }
+
+  readonly pull: Pull.Pull<Elements, unknown> = Effect.callback<Elements, unknown>((resume) => {
+    this.reader = resume
+    this.tell()
+    return Effect.sync(() => {
+      this.reader = undefined
+    })
+  })
+
+  private tell(): void {
+    const { bytes, elements, reader } = this
+    if (reader === undefined || (elements.length === 0 && this.ended === undefined)) return
+    this.reader = undefined
+    if (elements.length === 0) return reader(this.ended!)
+    this.elements = []
+    this.bytes = 0
+    this.onTaken(elements.length, bytes)
+    reader(Effect.succeed(elements as unknown as Elements))
+  }
+}
