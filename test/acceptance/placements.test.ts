@@ -1,21 +1,25 @@
 /**
- * What a deployment does is the same wherever its replicas run: every statement here holds for the app's event loop and for
- * threads. What only threads can do is in `test/deployment/Modules.test.ts`.
+ * What a deployment does is the same wherever its replicas run: every statement here holds for the app's event loop, for threads, and
+ * for another process. What only threads can do is in `test/deployment/Modules.test.ts`; what a network can, in `test/remote`.
  *
  * Seen red for each of these mutations. Telemetry: annotations or levels are lost; a metric stays as it was first. ThreadEnd: all is
  * logged. ModuleHost: the options of a nested call are ignored. ThreadReplica: a replica can't leave; batchers aren't shown.
  */
 import { assert, describe, it, layer } from "@effect/vitest"
-import { RequestContext, ServeError } from "effect-serve"
+import { type Deployment, RequestContext, ServeError } from "effect-serve"
 import { Cause, Context, Effect, Exit, Fiber, Layer, Metric, Option, References, Scope, Stream, Tracer } from "effect"
 import { answered, call, reason } from "../deployments.ts"
-import { app, logged, Logs, PartLive, probeLayer, request, until, whenLogged } from "../modules/app.ts"
+import { logged, Logs, request, until, whenLogged } from "../modules/app.ts"
+import { appAt, type Placement, placements, Site } from "../modules/placements.ts"
 import { Broken, Part, Point, Probe } from "../modules/Probe.ts"
 
 /** Elements that may be under way to a reader which doesn't take them. */
 const WINDOW = 16
 
-const running = Effect.map(Probe.state, ({ running }) => running)
+/** What the deployment does where it runs. */
+const state = Effect.flatMap(Site, (site) => site.state)
+
+const running = Effect.map(state, ({ running }) => running)
 
 /** Waits until no request holds a permit. */
 const idle = until(Effect.map(running, (running) => running === 0))
@@ -52,26 +56,24 @@ const collect = () => {
 }
 
 /** An app that logs what is at least of that level. */
-const logging = (options: Parameters<typeof app>[0], minimum: "Debug" | "Error") =>
-  probeLayer(options).pipe(
-    Layer.provideMerge(PartLive),
-    Layer.provideMerge(Layer.succeed(References.MinimumLogLevel, minimum)),
-    Layer.provideMerge(Logs.layer)
-  )
+const logging = (placement: Placement, minimum: "Debug" | "Error") =>
+  appAt(placement, options, Layer.provideMerge(Layer.succeed(References.MinimumLogLevel, minimum), Logs.layer))
 
 /** Opens an app that the test closes by hand. */
-const open = Effect.fnUntraced(function* (options: Parameters<typeof app>[0]) {
+const open = Effect.fnUntraced(function* (placement: Placement, options: Deployment.DeploymentOptions) {
   const scope = yield* Scope.make()
-  const context = yield* Layer.buildWithScope(app(options), scope)
+  const context = yield* Layer.buildWithScope(appAt(placement, options), scope)
   return { context, probe: Context.get(context, Probe), close: Scope.close(scope, Exit.void) }
 })
 
-for (const isolation of ["loop", "thread"] as const) {
-  const options = { isolation, maxOngoingRequests: 4, maxQueuedRequests: 8 }
+const options = { maxOngoingRequests: 4, maxQueuedRequests: 8 }
+
+for (const placement of placements) {
+  const isRemote = placement === "toLayerRemote"
   const replicaMetrics = Effect.map(Metric.snapshot, (metrics) => metrics.filter(({ id }) => id === "test_measured"))
 
-  describe(`a deployment, isolation: "${isolation}"`, { timeout: 20_000 }, () => {
-    layer(app(options), { excludeTestServices: true })("with one replica", (it) => {
+  describe(`a deployment, by ${placement}`, { timeout: 20_000 }, () => {
+    layer(appAt(placement, options), { excludeTestServices: true })("with one replica", (it) => {
       describe("answers", () => {
         it.effect("with the value, in its class", () =>
           Effect.gen(function* () {
@@ -103,25 +105,35 @@ for (const isolation of ["loop", "thread"] as const) {
           })
         )
 
-        it.effect("with a defect that has the name and the message of what was thrown", () =>
-          Effect.gen(function* () {
-            const { die, move } = yield* Probe
-            const error = yield* defect(die({ message: "no such key" }))
-            assert.deepStrictEqual([error.name, error.message], ["TypeError", "no such key"])
-            assert.include(error.stack, "probe.module.ts")
-            // And goes on.
-            yield* move({ point: new Point({ x: 1, y: 2 }), at: new Date(0) })
-          })
+        it.effect(
+          "with a defect, which has the name and the message of what was thrown unless it comes from another process",
+          () =>
+            Effect.gen(function* () {
+              const { die, move } = yield* Probe
+              const error = yield* defect(die({ message: "no such key" }))
+              if (isRemote) {
+                // Which may be anybody's. The log where it runs has all of it.
+                assert.notInclude(`${error.name} ${error.message} ${error.stack}`, "no such key")
+                assert.include((yield* whenLogged("Defect in Probe.die")).cause, "TypeError: no such key")
+              } else {
+                assert.deepStrictEqual([error.name, error.message], ["TypeError", "no such key"])
+                assert.include(error.stack, "probe.module.ts")
+              }
+              // And goes on.
+              yield* move({ point: new Point({ x: 1, y: 2 }), at: new Date(0) })
+            })
         )
 
         // What stays in one loop is handed over as it is.
-        it.effect.runIf(isolation === "thread")("with a defect when the result is not of the method's type", () =>
-          Effect.gen(function* () {
-            const { wrong } = yield* Probe
-            const { message } = yield* defect(wrong())
-            assert.include(message, "wrong")
-            assert.include(message, "Expected number")
-          })
+        it.effect.runIf(placement === "toLayerModule on a thread")(
+          "with a defect when the result is not of the method's type",
+          () =>
+            Effect.gen(function* () {
+              const { wrong } = yield* Probe
+              const { message } = yield* defect(wrong())
+              assert.include(message, "wrong")
+              assert.include(message, "Expected number")
+            })
         )
 
         it.effect("many callers at once, each with its own", () =>
@@ -241,11 +253,11 @@ for (const isolation of ["loop", "thread"] as const) {
             const before = yield* begun()
             const holders = yield* Effect.forEach([1, 2, 3, 4], () => call(never()))
             const waiting = yield* call(never())
-            assert.deepInclude(yield* Probe.state, { running: 4, queued: 1 })
+            yield* until(Effect.map(state, ({ queued, running }) => running === 4 && queued === 1))
             yield* Fiber.interrupt(waiting)
-            assert.deepInclude(yield* Probe.state, { running: 4, queued: 0 })
+            assert.deepInclude(yield* state, { running: 4, queued: 0 })
             yield* Fiber.interruptAll(holders)
-            assert.deepInclude(yield* Probe.state, { running: 0, queued: 0 })
+            assert.deepInclude(yield* state, { running: 0, queued: 0 })
             assert.strictEqual((yield* begun()) - before, 4)
           })
         )
@@ -427,7 +439,7 @@ for (const isolation of ["loop", "thread"] as const) {
             const refused = yield* reason(never())
             assert.deepInclude(refused, { _tag: "QueueFull", ongoing: 4, queued: 8 })
             yield* Fiber.interruptAll(callers)
-            assert.deepInclude(yield* Probe.state, { running: 0, queued: 0 })
+            assert.deepInclude(yield* state, { running: 0, queued: 0 })
           })
         )
       })
@@ -447,31 +459,34 @@ for (const isolation of ["loop", "thread"] as const) {
           })
         )
 
-        it.effect("its spans, to the tracer of the caller, in one trace with those of the calls it makes", () =>
-          Effect.gen(function* () {
-            const { span } = yield* Probe
-            const { spans, tracer } = collect()
-            yield* Effect.withSpan(span(), "caller").pipe(Effect.provideService(Tracer.Tracer, tracer))
-            const isEnded = () => spans.every(({ status }) => status._tag === "Ended")
-            yield* until(Effect.sync(() => spans.length >= 4 && isEnded()))
-            assert.deepStrictEqual(
-              spans.map(({ name }) => name),
-              ["caller", "Probe.span", "inner", "Part.double"]
-            )
-            assert.deepStrictEqual(
-              spans.map(({ parent }) => Option.getOrUndefined(parent)?.spanId),
-              [undefined, ...spans.slice(0, 3).map(({ spanId }) => spanId)]
-            )
-            assert.lengthOf(new Set(spans.map(({ traceId }) => traceId)), 1)
-            assert.strictEqual(spans[2]!.attributes.get("a"), 1)
-            for (const { status } of spans) assert.isTrue(status._tag === "Ended" && Exit.isSuccess(status.exit))
-            const times = spans.map(({ status }) =>
-              status._tag === "Ended" ? ([status.startTime, status.endTime] as const) : assert.fail("not ended")
-            )
-            for (const [start, end] of times) assert.isTrue(end >= start)
-            // Both are told by the wall clock, and one thread's may be a little ahead of the other's.
-            assert.isTrue(times[2]![0] >= times[0]![0] - 5_000_000n)
-          })
+        // Each process has a tracer of its own: see `test/remote`.
+        it.effect.skipIf(isRemote)(
+          "its spans, to the tracer of the caller, in one trace with those of the calls it makes",
+          () =>
+            Effect.gen(function* () {
+              const { span } = yield* Probe
+              const { spans, tracer } = collect()
+              yield* Effect.withSpan(span(), "caller").pipe(Effect.provideService(Tracer.Tracer, tracer))
+              const isEnded = () => spans.every(({ status }) => status._tag === "Ended")
+              yield* until(Effect.sync(() => spans.length >= 4 && isEnded()))
+              assert.deepStrictEqual(
+                spans.map(({ name }) => name),
+                ["caller", "Probe.span", "inner", "Part.double"]
+              )
+              assert.deepStrictEqual(
+                spans.map(({ parent }) => Option.getOrUndefined(parent)?.spanId),
+                [undefined, ...spans.slice(0, 3).map(({ spanId }) => spanId)]
+              )
+              assert.lengthOf(new Set(spans.map(({ traceId }) => traceId)), 1)
+              assert.strictEqual(spans[2]!.attributes.get("a"), 1)
+              for (const { status } of spans) assert.isTrue(status._tag === "Ended" && Exit.isSuccess(status.exit))
+              const times = spans.map(({ status }) =>
+                status._tag === "Ended" ? ([status.startTime, status.endTime] as const) : assert.fail("not ended")
+              )
+              for (const [start, end] of times) assert.isTrue(end >= start)
+              // Both are told by the wall clock, and one thread's may be a little ahead of the other's.
+              assert.isTrue(times[2]![0] >= times[0]![0] - 5_000_000n)
+            })
         )
 
         it.effect("its metrics, in the app's registry", () =>
@@ -490,7 +505,7 @@ for (const isolation of ["loop", "thread"] as const) {
           Effect.gen(function* () {
             const { batch } = yield* Probe
             assert.deepStrictEqual(yield* Effect.forEach([1, 2, 3], (n) => batch({ n })), [10, 20, 30])
-            const batchers = Effect.map(Probe.state, ({ replicas }) => replicas[0]!.batchers as ReadonlyArray<object>)
+            const batchers = Effect.map(state, ({ replicas }) => replicas[0]!.batchers as ReadonlyArray<object>)
             yield* until(Effect.map(batchers, ([batcher]) => (batcher as { items?: number })?.items === 3))
             assert.deepInclude((yield* batchers)[0], { name: "Probe.batch", status: "Ready", maxBatchSize: 10 })
             assert.lengthOf(yield* batchers, 1)
@@ -499,7 +514,7 @@ for (const isolation of ["loop", "thread"] as const) {
       })
     })
 
-    layer(app({ ...options, maxOngoingRequests: 1, replicas: 2 }), { excludeTestServices: true })(
+    layer(appAt(placement, { ...options, maxOngoingRequests: 1, replicas: 2 }), { excludeTestServices: true })(
       "with two replicas",
       (it) => {
         it.effect("uses all of its replicas", () =>
@@ -514,8 +529,12 @@ for (const isolation of ["loop", "thread"] as const) {
           Effect.gen(function* () {
             const { never } = yield* Probe
             const callers = yield* Effect.forEach([1, 2, 3], () => call(never()))
-            const { queued, replicas } = yield* Probe.state
-            assert.deepStrictEqual([queued, ...replicas.map(({ running }) => running)], [1, 1, 1])
+            yield* until(Effect.map(state, ({ queued }) => queued === 1))
+            const { replicas } = yield* state
+            assert.deepStrictEqual(
+              replicas.map(({ running }) => running),
+              [1, 1]
+            )
             yield* Fiber.interruptAll(callers)
           })
         )
@@ -531,7 +550,7 @@ for (const isolation of ["loop", "thread"] as const) {
             // What runs elsewhere goes on, so the next ones wait for the new one.
             assert.isUndefined(holder.pollUnsafe())
             assert.deepStrictEqual(yield* Effect.forEach([1, 2], () => pause({ millis: 1 })), [1, 1])
-            const { replicas } = yield* Probe.state
+            const { replicas } = yield* state
             assert.notInclude(
               replicas.map(({ status }) => status),
               "Left"
@@ -545,7 +564,7 @@ for (const isolation of ["loop", "thread"] as const) {
     describe("as part of an app", () => {
       it.live("finishes what it runs before it ends, and then closes what it opened", () =>
         Effect.gen(function* () {
-          const { close, context, probe } = yield* open(options)
+          const { close, context, probe } = yield* open(placement, options)
           const running = yield* call(probe.pause({ millis: 150 }))
           const streaming = yield* call(
             Stream.runCollect(probe.chunk({ size: 100 }).pipe(Stream.tap(() => Effect.sleep("1 millis"))))
@@ -562,7 +581,7 @@ for (const isolation of ["loop", "thread"] as const) {
 
       it.live("gives up on what is not done by gracefulShutdownTimeout, and waits until it has stopped", () =>
         Effect.gen(function* () {
-          const { close, context, probe } = yield* open({ ...options, gracefulShutdownTimeout: "50 millis" })
+          const { close, context, probe } = yield* open(placement, { ...options, gracefulShutdownTimeout: "50 millis" })
           const lingering = yield* call(probe.linger({ millis: 100 }))
           yield* Effect.sleep("30 millis")
           const closing = yield* call(close)
@@ -585,7 +604,10 @@ for (const isolation of ["loop", "thread"] as const) {
             return [...(yield* logged("careful")), ...(yield* logged("quiet"))].map(({ level }) => level)
           })
           const [debug, error] = yield* Effect.all(
-            [Effect.provide(messages, logging(options, "Debug")), Effect.provide(messages, logging(options, "Error"))],
+            [
+              Effect.provide(messages, logging(placement, "Debug")),
+              Effect.provide(messages, logging(placement, "Error"))
+            ],
             { concurrency: 2 }
           )
           assert.deepStrictEqual(debug, ["Warn", "Debug"])

@@ -9,11 +9,22 @@ import { handle } from "./handle.ts"
 import { http } from "./http.ts"
 import { overload } from "./overload.ts"
 import { overloadHttp } from "./overloadHttp.ts"
+import { remote } from "./remote.ts"
 import { type Bench, report, type Study } from "./report.ts"
 import { stream } from "./stream.ts"
 import { worker } from "./worker.ts"
 
-const benches: ReadonlyArray<Bench | Study> = [handle, http, stream, batching, overload, overloadHttp, worker, blocking]
+const benches: ReadonlyArray<Bench | Study> = [
+  handle,
+  http,
+  stream,
+  batching,
+  overload,
+  overloadHttp,
+  worker,
+  blocking,
+  remote
+]
 
 const program = Effect.gen(function* () {
   const names = process.argv.slice(2)

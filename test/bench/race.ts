@@ -32,9 +32,11 @@ interface Turn extends Omit<Count, "units" | "millis"> {
 }
 
 const [taskset, ...onCores] = ["taskset", "-c", "0,1"] as const
-const isPinned = availableParallelism() > 1 && spawnSync(taskset, [...onCores, "true"]).status === 0
+/** Whether a process can be told its core. */
+export const isPinned = availableParallelism() > 1 && spawnSync(taskset, [...onCores, "true"]).status === 0
 
-const start = Effect.fnUntraced(function* ({ args, name, program }: Runner, core: number) {
+/** Starts a program on a core, where it can be told so; it is ended with the scope. Dies when the program ends before an answer. */
+export const start = Effect.fnUntraced(function* ({ args, name, program }: Runner, core: number) {
   const command = [process.execPath, "--conditions=effect-serve-source", program.pathname, ...args]
   const [file, ...rest] = isPinned ? [taskset, "-c", `${core}`, ...command] : command
   const child = yield* Effect.acquireRelease(
@@ -125,7 +127,7 @@ const ratios = (rounds: Rounds, one: string, other: string, value: Value) => {
 export const timesAsFast = (rounds: Rounds, one: string, other: string) => medianOf(ratios(rounds, other, one, cpu))
 
 /** The median, and the lowest and the highest value. */
-const spread = (values: ReadonlyArray<number>, digits: number) => {
+export const spread = (values: ReadonlyArray<number>, digits: number) => {
   const [median, low, high] = [medianOf(values), Math.min(...values), Math.max(...values)].map((n) => n.toFixed(digits))
   return `${median!} (${low!} to ${high!})`
 }
