@@ -4,6 +4,7 @@
  *
  * @since 0.1.0
  */
+import type { NonEmptyReadonlyArray } from "effect/Array"
 import { Cause, Duration, Effect, Exit, Option, Result, Schema, Stream } from "effect"
 import { takesStream } from "../core/HttpSchema.ts"
 import { count, orElse, Time } from "../core/Options.ts"
@@ -49,13 +50,18 @@ export const Options = Schema.Struct({
  * @category models
  * @since 0.1.0
  */
-export type Callable = Pick<Served, "codec" | "run" | "direct">
+export type Callable = Pick<Served, "codec" | "run" | "direct" | "open">
 
 /** A method, unless its payload is one that can't be sent. */
-export const ofEndpoint = ({ call, direct, rpc }: Endpoint): Callable | undefined =>
+export const ofEndpoint = ({ call, direct, open, rpc }: Endpoint): Callable | undefined =>
   takesStream(rpc.payloadSchema.ast)
     ? undefined
-    : { codec: makeCodec(rpc, binary), run: call, ...(direct === undefined ? {} : { direct }) }
+    : {
+        codec: makeCodec(rpc, binary),
+        run: call,
+        ...(direct === undefined ? {} : { direct }),
+        ...(open === undefined ? {} : { open })
+      }
 
 /**
  * Where the ingress has a thread of its own, values pass it as they come, and the app makes something of them ({@link pass}). What it has made
@@ -69,6 +75,8 @@ export const passing = (method: string, stream: boolean): MethodCodec => {
     stream,
     payload: asIs,
     success: asIs,
+    // Each of them is several elements, as the app has sent them.
+    elements: { encode: (elements) => (elements as ReadonlyArray<unknown>)[0], decode: (sent) => [sent], most: 1 },
     encodeExit: (exit) => {
       if (Exit.isSuccess(exit)) return stream ? ["success", undefined] : (exit.value as SentExit)
       const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
@@ -87,7 +95,7 @@ export const pass = (
   const work = () => run(codec.payload.decode(sent))
   return codec.stream
     ? Stream.suspend(() => work() as Stream.Stream<unknown, unknown>).pipe(
-        Stream.map(codec.success.encode),
+        Stream.mapArray((elements): NonEmptyReadonlyArray<unknown> => [codec.elements.encode(elements)]),
         Stream.catchCause((cause) => Stream.fail(fail(cause)))
       )
     : Effect.map(Effect.exit(Effect.suspend(() => work() as Effect.Effect<unknown, unknown>)), codec.encodeExit)

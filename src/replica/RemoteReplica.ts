@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, type Context, Effect, Exit, Option, type Scope, Stream } from "effect"
+import { Cause, type Context, Effect, Exit, Option, type Scope } from "effect"
 import { because, ServeError, TransportError } from "../core/ServeError.ts"
 import * as Connection from "../wire/Connection.ts"
 import { type MethodCodec, Misfit } from "../wire/MethodCodec.ts"
@@ -40,9 +40,7 @@ export const connect = Effect.fnUntraced(function* (
   const { hello, leaving, link, closed } = connection
   let hasLeft = false
   const offered = new Set(hello.methods)
-  const calls = codecs.map((codec) =>
-    offered.has(Connection.methodName(codec)) ? link.method(codec.method, codec) : () => Effect.die(missing(codec))
-  )
+  const isOffered = codecs.map((codec) => offered.has(Connection.methodName(codec)))
   const isRefusal = (error: unknown) =>
     error instanceof ServeError && error.reason._tag === "Unavailable" && error.reason.deployment === deployment
 
@@ -56,9 +54,12 @@ export const connect = Effect.fnUntraced(function* (
 
   const run = (request: Request): Effect.Effect<unknown, unknown> => {
     const { method, payload, relay } = request
+    const codec = codecs[method]!
+    if (!isOffered[method]) return Effect.die(missing(codec))
     request.state = "Running"
-    const work = calls[method]!(payload)
-    return Stream.isStream(work) ? Stream.runForEachArray(work, (elements) => relay!.offer(elements)) : work
+    return relay === undefined
+      ? link.call(codec.method, codec, payload)
+      : link.read(codec.method, codec, payload, (elements) => relay.offer(elements))
   }
 
   yield* Effect.addFinalizer(() => Effect.sync(() => (hasLeft = true)))

@@ -45,9 +45,7 @@ export class FrameWriter {
         this.uint8(endings.indexOf(message[2][0]))
         return this.bytes((message[2][1] ?? NOTHING) as Uint8Array)
       case "elements":
-        this.uint32(message[2].length)
-        for (const element of message[2]) this.bytes(element as Uint8Array)
-        return
+        return this.bytes(message[2] as Uint8Array)
       case "credit":
         this.uint32(message[2])
         return this.uint32(message[3])
@@ -161,11 +159,8 @@ class FrameReader {
         return [kind, id, [this.oneOf(endings), this.bytes()]]
       case "cancel":
         return [kind, id]
-      case "elements": {
-        const elements: Array<unknown> = []
-        for (let count = this.uint32(); count > 0; count--) elements.push(this.bytes())
-        return [kind, id, elements]
-      }
+      case "elements":
+        return [kind, id, this.bytes()]
       case "credit":
         return [kind, id, this.uint32(), this.uint32()]
       case "note":

@@ -20,10 +20,11 @@ export class Inflow {
     this.onTaken = onTaken
   }
 
+  /** Adds elements, of which the reader hears with {@link Inflow.tell}. */
   add(elements: ReadonlyArray<unknown>, bytes: number): void {
-    this.elements.push(...elements)
+    if (this.elements.length === 0) this.elements = Array.from(elements)
+    else for (const element of elements) this.elements.push(element)
     this.bytes += bytes
-    this.tell()
   }
 
   end(exit: Exit.Exit<unknown, unknown>): void {
@@ -39,7 +40,8 @@ export class Inflow {
     })
   })
 
-  private tell(): void {
+  /** Gives the reader what there is, if it waits. */
+  tell(): void {
     const { bytes, elements, reader } = this
     if (reader === undefined || (elements.length === 0 && this.ended === undefined)) return
     this.reader = undefined

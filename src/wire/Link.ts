@@ -3,12 +3,12 @@
  *
  * Either side serves methods and calls those of the other: an app calls the handlers in a replica's thread, and these call other
  * deployments through the app. A call ends when its work has ended over there: whoever is interrupted waits for it. Messages of
- * one turn travel together. A stream is sent ahead of its reader by at most {@link WINDOW} elements, and 64 KiB and one element
+ * one turn travel together. A stream is sent ahead of its reader by at most a window of elements, and 64 KiB and one element
  * where their size is known; then its producer waits.
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, type Duration, Effect, Exit, type Fiber, Pull, Stream } from "effect"
+import { Clock, Context, type Cause, type Duration, Effect, Exit, type Fiber, Pull, type Scope, Stream } from "effect"
 import { RequestContext } from "../core/RequestContext.ts"
 import { ServeError } from "../core/ServeError.ts"
 import * as Crossing from "./Crossing.ts"
@@ -17,10 +17,21 @@ import { encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } fro
 import type { Message, Port } from "./Port.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
-/** Elements of a stream that may be on their way, or wait for their reader. */
-export const WINDOW = 16
-/** Bytes of them, where the port knows their sizes. */
+/** Bytes of the elements of a stream that may be on their way, or wait for their reader, where the port knows their sizes. */
 const WINDOW_BYTES = 64 * 1024
+/** Bytes of values that are not kept until the end of a turn, so that the other side can begin with them. */
+const ENOUGH = 8 * 1024
+
+/**
+ * Where the elements of a stream come from: see `Relay`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+interface Source {
+  readonly pull: Pull.Pull<Elements, unknown>
+  readonly attach: (sink: (elements: Elements) => Effect.Effect<void>) => void
+}
 
 /**
  * A method that the other side may call, and the services in which it runs.
@@ -32,10 +43,9 @@ export interface Served {
   readonly codec: MethodCodec
   readonly run: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
   readonly context: Context.Context<never>
-  /**
-   * The same for a method that answers once, without a fiber, for calls that are not traced: see `Handle.Direct`. It may not fit the
-   * payload to its schema.
-   */
+  /** The same for a stream method whose elements come by a relay. */
+  readonly open?: (payload: unknown) => Effect.Effect<Source, never, Scope.Scope>
+  /** The same for a method that answers once, without a fiber, for calls that are not traced: see `Handle.Direct`. */
   readonly direct?: (
     payload: unknown,
     request: RequestContext,
@@ -70,7 +80,7 @@ interface Outgoing {
   readonly span: SentSpan | undefined
   readonly size: number
   onExit: (exit: Exit.Exit<unknown, unknown>) => void
-  readonly onElements: (elements: ReadonlyArray<unknown>) => void
+  readonly onElements: (sent: unknown) => void
 }
 
 /** A call from the other side that is running here. */
@@ -80,6 +90,8 @@ interface Incoming {
   /** Elements that were sent and not taken yet, and their bytes. */
   ahead: number
   bytesAhead: number
+  /** How many of them are likely to fit into one message. */
+  fitting: number
   resume: (() => void) | undefined
 }
 
@@ -100,10 +112,13 @@ export class Link {
   private readonly outgoing = new Map<number, Outgoing>()
   private readonly incoming = new Map<number, Incoming>()
   private outbox: Array<Message> = []
+  private outboxSize = 0
   private lastId = 0
   private sizeOut = 0
   private sizeIn = 0
   private waiting: Array<() => void> = []
+  /** Where elements have come that their readers have not heard of. */
+  private readonly arrived = new Set<Inflow>()
   private onClose: () => (begun: boolean) => Exit.Exit<never, unknown> = () => () =>
     Exit.die(new Error("The link has closed"))
   private lost: ((begun: boolean) => Exit.Exit<never, unknown>) | undefined = undefined
@@ -131,6 +146,10 @@ export class Link {
     this.port.listen(
       (messages) => {
         for (const message of messages) this.receive(message)
+        if (this.arrived.size === 0) return
+        // All that came together goes to its reader together.
+        for (const inflow of this.arrived) inflow.tell()
+        this.arrived.clear()
       },
       () => this.close()
     )
@@ -197,7 +216,8 @@ export class Link {
     for (const look of waiting) look()
   }
 
-  private call(target: string, codec: MethodCodec, payload: unknown): Effect.Effect<unknown, unknown> {
+  /** Calls a method that answers once. */
+  call(target: string, codec: MethodCodec, payload: unknown): Effect.Effect<unknown, unknown> {
     return Effect.withFiber((fiber) =>
       Effect.callback<unknown, unknown>((resume) => {
         const id = this.begin(fiber, target, codec, payload, resume, () => {})
@@ -207,13 +227,36 @@ export class Link {
   }
 
   private stream(target: string, codec: MethodCodec, payload: unknown): Stream.Stream<unknown, unknown> {
-    const open = Effect.withFiber((fiber) =>
+    return Stream.unwrap(
+      Effect.map(
+        Effect.acquireRelease(this.open(target, codec, payload), ({ id }) => this.cancel(id)),
+        ({ inflow }) => Stream.fromPull(Effect.succeed(inflow.pull))
+      )
+    )
+  }
+
+  /** Calls a stream method, and gives its elements to `sink`, some at a time. Ends with the stream. */
+  read(
+    target: string,
+    codec: MethodCodec,
+    payload: unknown,
+    sink: (elements: Elements) => Effect.Effect<void>
+  ): Effect.Effect<void, unknown> {
+    return Effect.acquireUseRelease(
+      this.open(target, codec, payload),
+      ({ inflow: { pull } }) => untilDone(Effect.forever(Effect.flatMap(pull, sink), { disableYield: true })),
+      ({ id }) => this.cancel(id)
+    )
+  }
+
+  private open(target: string, codec: MethodCodec, payload: unknown) {
+    return Effect.withFiber((fiber) =>
       Effect.sync(() => {
         const inflow = new Inflow((count, bytes) => this.send(["credit", id, count, bytes]))
-        const onElements = (elements: ReadonlyArray<unknown>) => {
+        const onElements = (sent: unknown) => {
           try {
-            const bytes = elements.reduce((bytes: number, element) => bytes + this.port.sizeOf(element), 0)
-            inflow.add(elements.map(codec.success.decode), bytes)
+            inflow.add(codec.elements.decode(sent) as ReadonlyArray<unknown>, this.port.sizeOf(sent))
+            this.arrived.add(inflow)
           } catch (mismatch) {
             inflow.end(Exit.die(mismatch))
             this.send(["cancel", id])
@@ -222,12 +265,6 @@ export class Link {
         const id: number = this.begin(fiber, target, codec, payload, (exit) => inflow.end(exit), onElements)
         return { id, inflow }
       })
-    )
-    return Stream.unwrap(
-      Effect.map(
-        Effect.acquireRelease(open, ({ id }) => this.cancel(id)),
-        ({ inflow }) => Stream.fromPull(Effect.succeed(inflow.pull))
-      )
     )
   }
 
@@ -255,7 +292,7 @@ export class Link {
     const size = this.port.sizeOf(sent)
     this.sizeOut += size
     this.outgoing.set(id, { codec, span, size, onExit, onElements })
-    this.send(["call", id, target, sent, Crossing.leave(fiber, span)])
+    this.send(["call", id, target, sent, Crossing.leave(fiber, span)], size)
     return id
   }
 
@@ -283,15 +320,19 @@ export class Link {
     if (this.waiting.length > 0) this.tellRoom()
   }
 
-  private send(message: Message): void {
+  /** Sends a message that has a value of `size` bytes at the end of this turn, or sooner when there is enough to send. */
+  private send(message: Message, size = 0): void {
     if (this.lost !== undefined) return
     this.outbox.push(message)
-    if (this.outbox.length === 1) queueMicrotask(() => this.flush())
+    this.outboxSize += size
+    if (this.outboxSize >= ENOUGH) this.flush()
+    else if (this.outbox.length === 1) queueMicrotask(() => this.flush())
   }
 
   private flush(): void {
     const messages = this.outbox
     this.outbox = []
+    this.outboxSize = 0
     if (messages.length === 0) return
     try {
       this.port.post(messages)
@@ -355,6 +396,7 @@ export class Link {
       stop: undefined,
       ahead: 0,
       bytesAhead: 0,
+      fitting: 16,
       resume: undefined
     }
     let isOver = false
@@ -362,7 +404,8 @@ export class Link {
       if (isOver) return
       isOver = true
       if (Exit.isFailure(exit)) served.onFailure?.(exit.cause, request)
-      this.send(["exit", id, served.codec.encodeExit(exit)])
+      const ended = served.codec.encodeExit(exit)
+      this.send(["exit", id, ended], this.port.sizeOf(ended[1]))
       if (!this.incoming.delete(id)) return
       this.carry(-call.size)
       if (this.incoming.size === 0) this.onIdle?.()
@@ -390,10 +433,11 @@ export class Link {
     const fiber = this.runner.fork(
       this.spans.under(Context.add(served.context, RequestContext, request), span),
       Effect.suspend(() => {
-        const work = served.run(served.codec.payload.decode(sent))
-        return Stream.isStream(work)
-          ? Stream.runForEachArray(work, (elements) => this.offer(id, call, served.codec, elements, 0))
-          : work
+        const payload = served.codec.payload.decode(sent)
+        const offer = (elements: Elements) => this.offer(id, call, served.codec, elements, 0)
+        if (served.open !== undefined) return Effect.scoped(Effect.flatMap(served.open(payload), pour(offer)))
+        const work = served.run(payload)
+        return Stream.isStream(work) ? Stream.runForEachArray(work, offer) : work
       })
     )
     const exit = fiber.pollUnsafe()
@@ -432,26 +476,52 @@ export class Link {
 
   /** Sends elements, as many as the reader and the port let come, and waits for them with the rest. */
   private offer(id: number, call: Incoming, codec: MethodCodec, elements: Elements, from: number): Effect.Effect<void> {
+    let next = from
+    while (next < elements.length && this.maySend(call)) next += this.sendSome(id, call, codec, elements, next)
+    if (next === elements.length && this.maySend(call)) return Effect.void
     return Effect.callback<void>((resume) => {
-      const sent: Array<unknown> = []
-      const mayGoOn = () => call.ahead < WINDOW && call.bytesAhead < WINDOW_BYTES && !this.port.isFull()
-      while (from + sent.length < elements.length && mayGoOn()) {
-        const element = codec.success.encode(elements[from + sent.length])
-        call.ahead++
-        call.bytesAhead += this.port.sizeOf(element)
-        sent.push(element)
-      }
-      if (sent.length > 0) this.send(["elements", id, sent])
-      const rest = from + sent.length
-      if (rest === elements.length && mayGoOn()) return resume(Effect.void)
-      call.resume = () => resume(rest === elements.length ? Effect.void : this.offer(id, call, codec, elements, rest))
-      if (this.port.isFull()) {
-        this.port.whenRoom(() => {
-          const { resume } = call
-          call.resume = undefined
-          resume?.()
-        })
-      }
+      call.resume = () => resume(this.offer(id, call, codec, elements, next))
+      if (!this.port.isFull()) return
+      this.port.whenRoom(() => {
+        const { resume } = call
+        call.resume = undefined
+        resume?.()
+      })
     })
   }
+
+  private maySend({ ahead, bytesAhead }: Incoming): boolean {
+    return ahead < this.port.window && bytesAhead < WINDOW_BYTES && !this.port.isFull()
+  }
+
+  /** Sends as many elements as there is room for, of which only the sizes of those before tell how many that is. */
+  private sendSome(id: number, call: Incoming, codec: MethodCodec, elements: Elements, from: number): number {
+    let count = Math.min(elements.length - from, this.port.window - call.ahead, call.fitting, codec.elements.most)
+    let sent = codec.elements.encode(elements.slice(from, from + count))
+    let size = this.port.sizeOf(sent)
+    while (size > WINDOW_BYTES && count > 1) {
+      count = Math.ceil(count / 4)
+      sent = codec.elements.encode(elements.slice(from, from + count))
+      size = this.port.sizeOf(sent)
+    }
+    call.ahead += count
+    call.bytesAhead += size
+    call.fitting = Math.max(Math.floor((count * WINDOW_BYTES) / (2 * size)), 1)
+    this.send(["elements", id, sent], size)
+    return count
+  }
 }
+
+/** Ends well with what ends a stream well. */
+const untilDone = (pulling: Effect.Effect<never, unknown>): Effect.Effect<void, unknown> =>
+  Effect.catchCause(pulling, (cause) => (Pull.isDoneCause(cause) ? Effect.void : Effect.failCause(cause)))
+
+/** Gives the elements of a source to `sink`: the first ones, and then all that come. */
+const pour = (sink: (elements: Elements) => Effect.Effect<void>) => (source: Source) =>
+  untilDone(
+    Effect.flatMap(source.pull, (first) => {
+      source.attach(sink)
+      const rest = Effect.forever(Effect.flatMap(source.pull, sink), { disableYield: true })
+      return Effect.andThen(sink(first), rest)
+    })
+  )

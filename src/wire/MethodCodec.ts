@@ -42,11 +42,16 @@ export interface MethodCodec {
   readonly method: string
   readonly stream: boolean
   readonly payload: Codec
-  /** An answer, or an element of a stream. */
+  /** An answer. */
   readonly success: Codec
+  /** Elements of a stream, in order: so many of them at most at once. */
+  readonly elements: Codec & { readonly most: number }
   readonly encodeExit: (exit: Exit.Exit<unknown, unknown>) => SentExit
   readonly decodeExit: (sent: SentExit) => Exit.Exit<unknown, unknown>
 }
+
+/** Makes of the schema of a value that of its form. */
+type Schemas = (schema: Schema.Constraint) => Schema.Constraint
 
 /**
  * The form in which values are sent.
@@ -55,7 +60,9 @@ export interface MethodCodec {
  * @since 0.1.0
  */
 export interface Form {
-  readonly codec: (schema: Schema.Constraint) => Schema.Constraint
+  readonly one: Schemas
+  /** The same for several values in a row. */
+  readonly all: Schemas
   readonly defect: Codec
 }
 
@@ -66,18 +73,18 @@ export class Misfit extends Error {}
 export const make = (rpc: Rpc.AnyWithProps, form: Form = cloned): MethodCodec => {
   const streaming = RpcSchema.isStreamSchema(rpc.successSchema) ? rpc.successSchema : undefined
   const of = (part: string) => `The ${part} of method "${rpc._tag}"`
-  const codec = (schema: Schema.Constraint, what: string) => codecOf(form, schema, what)
-  const success = codec(streaming?.success ?? rpc.successSchema, of(streaming === undefined ? "result" : "element"))
+  const success = codecOf(form.one, streaming === undefined ? rpc.successSchema : Schema.Void, of("result"))
+  const elements = codecOf(form.all, streaming?.success ?? Schema.Void, of("element"))
   const failure = streaming === undefined ? rpc.errorSchema : Schema.Union([streaming.error, rpc.errorSchema])
-  const error = codec(failure, of("error"))
-
+  const error = codecOf(form.one, failure, of("error"))
   const fail = failing(form, error)
 
   return {
     method: rpc._tag,
     stream: streaming !== undefined,
-    payload: codecOf(form, rpc.payloadSchema, of("payload"), Misfit),
+    payload: codecOf(form.one, rpc.payloadSchema, of("payload"), Misfit),
     success,
+    elements: { ...elements, most: Infinity },
     encodeExit: (exit) => {
       try {
         if (Exit.isFailure(exit)) return fail(exit.cause)
@@ -118,12 +125,12 @@ const failing =
   }
 
 const codecOf = (
-  form: Form,
+  form: Schemas,
   schema: Schema.Constraint,
   what: string,
   Mismatch: new (message: string) => Error = Error
 ): Codec => {
-  const sent = form.codec(schema) as unknown as Schema.ConstraintCodec<unknown, unknown>
+  const sent = form(schema) as unknown as Schema.ConstraintCodec<unknown, unknown>
   const encode = SchemaParser.encodeUnknownExit(sent)
   const decode = SchemaParser.decodeUnknownExit(sent)
   const valueOf = <A>(exit: Exit.Exit<A, unknown>): A => {
@@ -172,7 +179,7 @@ const partsOf = (ast: SchemaAST.AST): ReadonlyArray<SchemaAST.AST> => {
 const isBytes = ({ _tag, annotations }: SchemaAST.AST) =>
   _tag === "Declaration" && annotations?.["expected"] === Schema.Uint8Array.ast.annotations?.["expected"]
 
-const cloneable = (schema: Schema.Constraint) =>
+const cloneable: Schemas = (schema) =>
   holdsBytes(schema.ast) ? SchemaBinary.toCodec(schema) : Schema.toCodecJson(schema)
 
 /**
@@ -180,8 +187,9 @@ const cloneable = (schema: Schema.Constraint) =>
  * turn them into text. Defects are sent with their stacks.
  */
 export const cloned: Form = {
-  codec: cloneable,
-  defect: codecOf({ codec: cloneable, defect: never }, Schema.Defect({ includeStack: true }), "A defect")
+  one: cloneable,
+  all: (schema) => Schema.Array(cloneable(schema) as Schema.Top),
+  defect: codecOf(cloneable, Schema.Defect({ includeStack: true }), "A defect")
 }
 
 const textEncoder = new TextEncoder()
@@ -192,7 +200,8 @@ const textDecoder = new TextDecoder()
  * are told that are the sender's fault.
  */
 export const binary: Form = {
-  codec: (schema) => SchemaBinary.toCodec(schema),
+  one: (schema) => SchemaBinary.toCodec(schema),
+  all: (schema) => SchemaBinary.toCodec(Schema.Array(schema)),
   defect: {
     encode: (error) => textEncoder.encode(error instanceof Misfit ? error.message : ""),
     decode: (sent) => {
@@ -207,7 +216,7 @@ const serveErrors = new Map<Form, Codec>()
 const serveErrorOf = (form: Form): Codec => {
   const before = serveErrors.get(form)
   if (before !== undefined) return before
-  const made = codecOf(form, ServeError, "The error of the runtime")
+  const made = codecOf(form.one, ServeError, "The error of the runtime")
   serveErrors.set(form, made)
   return made
 }

@@ -16,7 +16,7 @@ export type Message =
   | readonly ["call", id: number, target: string, payload: unknown, crossing: Crossing]
   | readonly ["exit", id: number, exit: SentExit]
   | readonly ["cancel", id: number]
-  | readonly ["elements", id: number, elements: ReadonlyArray<unknown>]
+  | readonly ["elements", id: number, elements: unknown]
   | readonly ["credit", id: number, elements: number, bytes: number]
   | readonly ["note", name: string, value: unknown]
 
@@ -27,6 +27,8 @@ export type Message =
  * @since 0.1.0
  */
 export interface Port {
+  /** Elements of a stream that may be on their way, or wait for their reader: what can be taken in the time that a message needs. */
+  readonly window: number
   /** Gives what arrives to `receive`, and calls `onClose` once when nothing can arrive or leave any more. */
   readonly listen: (receive: (messages: ReadonlyArray<Message>) => void, onClose: () => void) => void
   /** Sends messages of one turn. Throws, with none of them sent, when one can't be. */

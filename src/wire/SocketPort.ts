@@ -34,13 +34,14 @@ export interface Socket {
 export const frameSize = (maxSize: number): number => Math.max(maxSize, FRAME) + HEAD
 
 export class SocketPort implements Port {
+  readonly window = 1024
   /** Bytes that a message may have for the other side to take it. */
   maxSize = 0
   /** Why it has closed, where that is known. */
   why = "the connection has closed"
   private readonly socket: Socket
   /** Bytes that the calls of the other side may have which have not ended. */
-  private readonly window: number
+  private readonly mostCarried: number
   private readonly writer = new FrameWriter()
   /** Where the frames of what is written end, except for the last one. */
   private cuts: Array<number> = []
@@ -54,9 +55,9 @@ export class SocketPort implements Port {
   private heard = true
   private waiting: Array<() => void> = []
 
-  constructor(socket: Socket, window: number) {
+  constructor(socket: Socket, mostCarried: number) {
     this.socket = socket
-    this.window = window
+    this.mostCarried = mostCarried
   }
 
   listen(receive: (messages: ReadonlyArray<Message>) => void, onClose: () => void): void {
@@ -161,7 +162,7 @@ export class SocketPort implements Port {
   }
 
   private decideReading(): void {
-    const shouldPause = this.carried > this.window || this.isFull()
+    const shouldPause = this.carried > this.mostCarried || this.isFull()
     if (shouldPause === this.isPaused) return
     this.isPaused = shouldPause
     if (shouldPause) this.socket.pause()

@@ -18,6 +18,7 @@ export interface Begun {
 }
 
 export class ThreadPort implements Port {
+  readonly window = 16
   private readonly port: MessagePort
   private readonly begun: Begun
   private receive: (messages: ReadonlyArray<Message>) => void = () => {}

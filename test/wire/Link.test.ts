@@ -15,7 +15,7 @@ import { Rpc } from "effect/rpc"
 import { TestClock } from "effect/testing"
 import type { MessagePort } from "node:worker_threads"
 import * as AppEnd from "../../src/wire/AppEnd.ts"
-import { type Link, WINDOW } from "../../src/wire/Link.ts"
+import type { Link } from "../../src/wire/Link.ts"
 import * as MethodCodec from "../../src/wire/MethodCodec.ts"
 import * as ThreadEnd from "../../src/wire/ThreadEnd.ts"
 import { call, isDone } from "../deployments.ts"
@@ -103,6 +103,9 @@ const defect = <A>(effect: Effect.Effect<A, unknown>) =>
 
 const begun = (fiber: Fiber.Fiber<unknown, unknown>) =>
   Effect.map(Effect.flip(Fiber.join(fiber)), (error) => (error instanceof Gone ? error.begun : error))
+
+/** Elements that may be under way between threads. */
+const WINDOW = 16
 
 const unclonable = () => 1
 
