@@ -294,10 +294,11 @@ class Watcher {
   private start(): void {
     let error: Error | undefined
     const worker = new Worker(entry, { name: "effect-serve watcher", execArgv: [], resourceLimits })
-    worker.unref()
     worker.on("message", (message: ToMain) => (message.type === "looked" ? this.hasLooked() : this.blocked(message)))
     worker.on("error", (thrown: Error) => (error = thrown))
     worker.on("exit", () => this.ended(error))
+    // After the listeners, because one for messages keeps the process alive.
+    worker.unref()
     this.worker = worker
     for (const loop of this.loops.values()) this.tell(loop)
   }

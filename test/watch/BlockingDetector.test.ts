@@ -4,7 +4,7 @@
  * written; it does not end, there is one for each watch, or none after the first has ended. Of whose code runs: a method isn't
  * forgotten; who called has not the loop again; only what starts is seen, and not what goes on; who waits isn't counted, or still is
  * when it has ended. In the reports: the first who watches logs them; series stay in the registry; 0 is a threshold; every block
- * is told of; those that were not told of are counted twice; it isn't waited until all was seen; every loop is the main one.
+ * is told of; those that were not told of are counted twice; it isn't waited until all was seen; every loop is the main one; the thread keeps its process alive.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Context, Deferred, Effect, Exit, type Fiber, Layer, Metric, Option } from "effect"
@@ -122,6 +122,16 @@ describe("BlockingDetector", { retry: 4 }, () => {
       yield* watchingQuietly
       assert.deepStrictEqual(yield* culprits(request("read", spinning(200))), ["read"])
       assert.strictEqual(started, 2)
+    }).pipe(Effect.scoped)
+  )
+
+  it.live("doesn't keep a process alive that has nothing more to do", () =>
+    Effect.gen(function* () {
+      const { process, wrote } = yield* spawned(`
+        Effect.runFork(Effect.scoped(watching)).addObserver(() => console.log("done"))`)
+      const ended = Effect.callback<void>((resume) => void process.once("exit", () => resume(Effect.void)))
+      yield* wrote(/done/)
+      assert.isTrue(Option.isSome(yield* Effect.timeoutOption(ended, "500 millis")))
     }).pipe(Effect.scoped)
   )
 
