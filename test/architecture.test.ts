@@ -14,14 +14,15 @@ const rooms = [
   ["admission"],
   ["core"]
 ] // outer to inner
-const outside = ["index.ts", "testing"] // may import any room; no room may import them
+const outside = ["index.ts", "testing", "client"] // may import any room; no room may import them
+const bare = ["client"] // loads only its own files, and knows of others only types
 const maxCodeLines = 400
 
 const unstable: Readonly<Record<string, ReadonlyArray<string>>> = {
   cluster: [],
   http: ["exchange", "ingress"],
   "http-api": ["exchange", "ingress"],
-  rpc: ["deployment", "exchange", "ingress", "replica", "testing", "wire"],
+  rpc: ["client", "deployment", "exchange", "ingress", "replica", "testing", "wire"],
   workers: ["worker"]
 }
 
@@ -60,6 +61,11 @@ const direction = (sources: Sources) => [
     })
     .map(({ file, target }) => `${file} imports ${target}`)
 ]
+
+const loaded = (sources: Sources) =>
+  imports(sources)
+    .filter(({ file, loads, target }) => loads && bare.includes(room(file)) && !target.startsWith(`src/${room(file)}/`))
+    .map(({ file, specifier }) => `${file} loads ${specifier}`)
 
 const cycles = (sources: Sources) => {
   const edges = Map.groupBy(
@@ -129,6 +135,20 @@ describe("architecture", () => {
       }),
       []
     )
+  })
+
+  it("the client knows only types of what is not its own", () => {
+    assert.deepStrictEqual(loaded(sources), [])
+    const planted = (line: string) => loaded({ "src/client/A.ts": `${line}\nimport { b } from "./B.ts"` })
+    for (const specifier of ["effect", "node:fs", "../core/C.ts"]) {
+      assert.deepStrictEqual(planted(`import { c } from "${specifier}"`), [`src/client/A.ts loads ${specifier}`])
+      assert.deepStrictEqual(planted(`const c = await import("${specifier}")`), [`src/client/A.ts loads ${specifier}`])
+      assert.deepStrictEqual(planted(`import type { C } from "${specifier}"`), [])
+      assert.deepStrictEqual(loaded({ "src/core/A.ts": `import { c } from "${specifier}"` }), [])
+    }
+    assert.deepStrictEqual(direction({ "src/ingress/A.ts": `import type { B } from "../client/B.ts"` }), [
+      "src/ingress/A.ts imports src/client/B.ts"
+    ])
   })
 
   it("files do not import each other in a circle", () => {
