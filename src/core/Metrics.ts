@@ -69,10 +69,7 @@ export const httpRequests = counter(
   "HTTP requests by route and status; 499 when the client left"
 )
 /** Tags: priority. */
-export const connections = gauge(
-  "serve_rpc_connections",
-  "Connections of remote handles that are open, by deployment, at the ingress"
-)
+export const connections = gauge("serve_rpc_connections", "Connections of remote handles that are open at an ingress")
 
 export const processShed = counter(
   "serve_process_shed_total",

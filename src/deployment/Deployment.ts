@@ -147,6 +147,7 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
    *
    * @example
    * ```ts
+   * import { NodeRuntime } from "@effect/platform-node"
    * import { Effect, Layer, Schema } from "effect"
    * import { Rpc } from "effect/rpc"
    * import { Deployment, HttpIngress } from "effect-serve"
@@ -159,12 +160,11 @@ export interface Deployment<in out Self, out Name extends string, in out Rpcs ex
    * const EchoLive = Echo.toLayer({ shout: ({ text }) => Effect.succeed(text.toUpperCase()) })
    * const Server = HttpIngress.layerNode({ "/echo": Echo }, { port: 8765 }).pipe(Layer.provide(EchoLive))
    *
-   * // In another one:
-   * const EchoRemote = Echo.toLayerRemote({ url: "http://localhost:8765" })
-   * const program = Effect.flatMap(Echo, (echo) => echo.shout({ text: "hello" }))
+   * // In another one, which would be told the URL:
+   * const EchoRemote = Layer.unwrap(Effect.map(HttpIngress.Address, ({ url }) => Echo.toLayerRemote({ url })))
+   * const program = Effect.flatMap(Echo, (echo) => Effect.tap(echo.shout({ text: "hello" }), Effect.log))
    *
-   * const both = Effect.provide(Effect.provide(program, EchoRemote), Server)
-   * console.log(await Effect.runPromise(both)) // => "HELLO"
+   * NodeRuntime.runMain(Effect.provide(Effect.provide(program, EchoRemote), Server)) // logs "HELLO"
    * ```
    */
   toLayerRemote(
