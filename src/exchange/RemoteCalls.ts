@@ -9,7 +9,7 @@ import { Cause, Duration, Effect, Exit, Option, Result, Schema, Stream } from "e
 import { takesStream } from "../core/HttpSchema.ts"
 import { count, orElse, Time } from "../core/Options.ts"
 import type { Principal, RequestContext } from "../core/RequestContext.ts"
-import type { Served } from "../wire/Link.ts"
+import type { Served } from "../wire/Serving.ts"
 import {
   binary,
   encodeFailure,

@@ -5,7 +5,8 @@
  */
 import { Effect } from "effect"
 import * as AppEnd from "../wire/AppEnd.ts"
-import type { Link, Served } from "../wire/Link.ts"
+import type { Link } from "../wire/Link.ts"
+import type { Served } from "../wire/Serving.ts"
 
 /**
  * Which module a replica is made of, and what it finds in the app.

@@ -5,7 +5,8 @@
  */
 import { Clock, Context, Effect, type LogLevel, Option, References, Tracer } from "effect"
 import { MessageChannel, type MessagePort } from "node:worker_threads"
-import { Link, runner } from "./Link.ts"
+import { Link } from "./Link.ts"
+import { runner } from "./Serving.ts"
 import { cloned } from "./MethodCodec.ts"
 import * as Spans from "./Spans.ts"
 import * as Telemetry from "./Telemetry.ts"

@@ -9,7 +9,8 @@
 import * as NodeWS from "@effect/platform-node/NodeWS"
 import { Clock, Context, Deferred, Duration, Effect, Exit, Schema, type Scope } from "effect"
 import type { IncomingMessage } from "node:http"
-import { Link, type Runner, runner as plainRunner, type Served } from "./Link.ts"
+import { Link } from "./Link.ts"
+import { type Runner, runner as plainRunner, type Served } from "./Serving.ts"
 import { binary } from "./MethodCodec.ts"
 import { frameSize, type Socket, SocketPort } from "./SocketPort.ts"
 import * as Spans from "./Spans.ts"
@@ -149,10 +150,11 @@ export const open = Effect.fnUntraced(function* (
           clock,
           spans: Spans.ofPeer,
           runner: plainRunner,
+          patience: CANCEL_TIMEOUT,
           onNote: (name, value) => {
             if (name === "hello") {
               const said = decodeHello(value)
-              port.maxSize = said._tag === "Some" ? said.value.maxSize : 0
+              port.maxSize = said._tag === "Some" ? Math.max(said.value.maxSize, 0) : 0
               Deferred.doneUnsafe(
                 hello,
                 said._tag === "Some"
@@ -272,7 +274,7 @@ export const accept = Effect.fnUntraced(function* (socket: Socket, offer: Offer)
     runner: offer.runner,
     onNote: (name, value) => {
       if (name === "left") Deferred.doneUnsafe(left, Exit.void)
-      if (name === "maxAnswerSize" && Number.isSafeInteger(value)) port.maxSize = Number(value)
+      if (name === "maxAnswerSize" && Number.isSafeInteger(value)) port.maxSize = Math.max(Number(value), 0)
     }
   })
   for (const [name, served] of offer.methods) link.served.set(name, served)

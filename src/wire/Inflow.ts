@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Effect, Exit, type Pull } from "effect"
+import { Cause, Effect, Exit, Pull } from "effect"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 
 /** Some of them, in order. */
@@ -52,3 +52,7 @@ export class Inflow {
     reader(Effect.succeed(elements as unknown as Elements))
   }
 }
+
+/** Ends well with what ends a stream well. */
+export const untilDone = (pulling: Effect.Effect<never, unknown>): Effect.Effect<void, unknown> =>
+  Effect.catchCause(pulling, (cause) => (Pull.isDoneCause(cause) ? Effect.void : Effect.failCause(cause)))

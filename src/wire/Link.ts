@@ -8,71 +8,17 @@
  *
  * @since 0.1.0
  */
-import { Clock, Context, type Cause, type Duration, Effect, Exit, type Fiber, Pull, type Scope, Stream } from "effect"
-import { RequestContext } from "../core/RequestContext.ts"
+import { type Clock, type Duration, Effect, Exit, type Fiber, Stream } from "effect"
 import { ServeError } from "../core/ServeError.ts"
 import * as Crossing from "./Crossing.ts"
-import { type Elements, Inflow } from "./Inflow.ts"
+import { type Elements, Inflow, untilDone } from "./Inflow.ts"
 import { encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } from "./MethodCodec.ts"
 import type { Message, Port } from "./Port.ts"
+import { type Runner, type Served, Serving } from "./Serving.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
-/** Bytes of the elements of a stream that may be on their way, or wait for their reader, where the port knows their sizes. */
-const WINDOW_BYTES = 64 * 1024
 /** Bytes of values that are not kept until the end of a turn, so that the other side can begin with them. */
 const ENOUGH = 8 * 1024
-
-/**
- * Where the elements of a stream come from: see `Relay`.
- *
- * @category models
- * @since 0.1.0
- */
-interface Source {
-  readonly pull: Pull.Pull<Elements, unknown>
-  readonly attach: (sink: (elements: Elements) => Effect.Effect<void>) => void
-}
-
-/**
- * A method that the other side may call, and the services in which it runs.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Served {
-  readonly codec: MethodCodec
-  readonly run: (payload: unknown) => Effect.Effect<unknown, unknown> | Stream.Stream<unknown, unknown>
-  readonly context: Context.Context<never>
-  /** The same for a stream method whose elements come by a relay. */
-  readonly open?: (payload: unknown) => Effect.Effect<Source, never, Scope.Scope>
-  /** The same for a method that answers once, without a fiber, for calls that are not traced: see `Handle.Direct`. */
-  readonly direct?: (
-    payload: unknown,
-    request: RequestContext,
-    answer: (exit: Exit.Exit<unknown, unknown>) => void
-  ) => Effect.Effect<void> | undefined
-  /** Changes what is known of a request that arrives, or refuses it. */
-  readonly admit?: (request: RequestContext) => RequestContext | ServeError
-  /** Is told of failures. */
-  readonly onFailure?: (cause: Cause.Cause<unknown>, request: RequestContext) => void
-}
-
-/**
- * Starts the work of calls, at once, and tells when work that waits for something has ended.
- *
- * @category models
- * @since 0.1.0
- */
-export interface Runner {
-  readonly fork: <A, E>(context: Context.Context<never>, work: Effect.Effect<A, E>) => Fiber.Fiber<A, E>
-  readonly whenEnded: <A, E>(fiber: Fiber.Fiber<A, E>, onEnd: (exit: Exit.Exit<A, E>) => void) => void
-}
-
-/** Does no more than that. */
-export const runner: Runner = {
-  fork: (context, work) => Effect.runForkWith(context)(work),
-  whenEnded: (fiber, onEnd) => fiber.addObserver(onEnd)
-}
 
 /** A call to the other side. */
 interface Outgoing {
@@ -83,39 +29,23 @@ interface Outgoing {
   readonly onElements: (sent: unknown) => void
 }
 
-/** A call from the other side that is running here. */
-interface Incoming {
-  readonly size: number
-  stop: (() => void) | undefined
-  /** Elements that were sent and not taken yet, and their bytes. */
-  ahead: number
-  bytesAhead: number
-  /** How many of them are likely to fit into one message. */
-  fitting: number
-  resume: (() => void) | undefined
-}
-
 const failed = Exit.fail as (error: unknown) => Exit.Failure<never, unknown>
 const died = Exit.die as (error: unknown) => Exit.Failure<never, unknown>
 
 export class Link {
   /** What the other side may call, by target. */
   readonly served = new Map<string, Served>()
+  private readonly serving: Serving
   private readonly port: Port
   private readonly form: Form
-  private readonly clock: Clock.Clock
   private readonly spans: Spans
-  private readonly runner: Runner
   private readonly patience: Duration.Duration | undefined
   private readonly onNote: (name: string, value: unknown) => void
-  private onIdle: (() => void) | undefined = undefined
   private readonly outgoing = new Map<number, Outgoing>()
-  private readonly incoming = new Map<number, Incoming>()
   private outbox: Array<Message> = []
   private outboxSize = 0
   private lastId = 0
   private sizeOut = 0
-  private sizeIn = 0
   private waiting: Array<() => void> = []
   /** Where elements have come that their readers have not heard of. */
   private readonly arrived = new Set<Inflow>()
@@ -138,11 +68,10 @@ export class Link {
   }) {
     this.port = options.port
     this.form = options.form
-    this.clock = options.clock
     this.spans = options.spans
-    this.runner = options.runner
     this.patience = options.patience
     this.onNote = options.onNote
+    this.serving = new Serving({ ...options, send: (message, size) => this.send(message, size) })
     this.port.listen(
       (messages) => {
         for (const message of messages) this.receive(message)
@@ -170,11 +99,13 @@ export class Link {
     this.send(["note", name, value])
   }
 
-  /** Waits until nothing runs here that the other side has called. */
-  readonly idle: Effect.Effect<void> = Effect.callback((resume) => {
-    if (this.incoming.size === 0) return resume(Effect.void)
-    this.onIdle = () => resume(Effect.void)
-  })
+  /** Waits until nothing runs here that the other side has called, and the port has what it is told of that. */
+  readonly idle: Effect.Effect<void> = Effect.suspend(() =>
+    Effect.andThen(
+      this.serving.idle,
+      Effect.sync(() => this.flush())
+    )
+  )
 
   /** Whether the calls to the other side that have not ended have `window` bytes, or the port is full. */
   isFull(window: number): boolean {
@@ -206,7 +137,7 @@ export class Link {
     this.lost = lost
     this.outbox = []
     for (const id of Array.from(this.outgoing.keys())) this.end(id, lost(this.port.hasBegun(id)))
-    for (const { stop } of this.incoming.values()) stop?.()
+    this.serving.stopAll()
     this.tellRoom()
   }
 
@@ -349,7 +280,7 @@ export class Link {
       const exit: Exit.Failure<never, unknown> = error instanceof ServeError ? failed(error) : died(error)
       if (message[0] === "call") return this.end(message[1], exit)
       if (message[0] === "exit" || message[0] === "elements") {
-        this.incoming.get(message[1])?.stop?.()
+        this.serving.stop(message[1])
         this.port.post([["exit", message[1], this.failure(exit)]])
       }
     }
@@ -357,8 +288,13 @@ export class Link {
 
   private receive(message: Message): void {
     switch (message[0]) {
-      case "call":
-        return this.serve(message[1], message[2], message[3], message[4])
+      case "call": {
+        const [, id, target, sent, crossing] = message
+        this.port.begin(id)
+        const served = this.served.get(target)
+        if (served !== undefined) return this.serving.begin(id, served, sent, crossing)
+        return this.send(["exit", id, this.failure(died(new Misfit(`Nothing is served as "${target}"`)))])
+      }
       case "exit": {
         const call = this.outgoing.get(message[1])
         if (call !== undefined) this.end(message[1], call.codec.decodeExit(message[2]))
@@ -367,161 +303,15 @@ export class Link {
       case "elements":
         return this.outgoing.get(message[1])?.onElements(message[2])
       case "cancel":
-        return this.incoming.get(message[1])?.stop?.()
-      case "credit": {
-        const call = this.incoming.get(message[1])
-        if (call === undefined) return
-        call.ahead = Math.max(call.ahead - message[2], 0)
-        call.bytesAhead = Math.max(call.bytesAhead - message[3], 0)
-        const { resume } = call
-        call.resume = undefined
-        return resume?.()
-      }
+        return this.serving.stop(message[1])
+      case "credit":
+        return this.serving.credit(message[1], message[2], message[3])
       case "note":
         return this.onNote(message[1], message[2])
     }
   }
 
-  private serve(id: number, target: string, sent: unknown, crossing: Crossing.Crossing): void {
-    this.port.begin(id)
-    const served = this.served.get(target)
-    if (served === undefined)
-      return this.send(["exit", id, this.failure(died(new Misfit(`Nothing is served as "${target}"`)))])
-    if (this.incoming.has(id)) throw new Error(`There is a call ${id} already`)
-    const arrived = Crossing.arrive(crossing, this.clock)
-    const request = served.admit === undefined ? arrived : served.admit(arrived)
-    if (request instanceof ServeError) return this.send(["exit", id, served.codec.encodeExit(Exit.fail(request))])
-    const call: Incoming = {
-      size: this.port.sizeOf(sent),
-      stop: undefined,
-      ahead: 0,
-      bytesAhead: 0,
-      fitting: 16,
-      resume: undefined
-    }
-    let isOver = false
-    const finish = (exit: Exit.Exit<unknown, unknown>) => {
-      if (isOver) return
-      isOver = true
-      if (Exit.isFailure(exit)) served.onFailure?.(exit.cause, request)
-      const ended = served.codec.encodeExit(exit)
-      this.send(["exit", id, ended], this.port.sizeOf(ended[1]))
-      if (!this.incoming.delete(id)) return
-      this.carry(-call.size)
-      if (this.incoming.size === 0) this.onIdle?.()
-    }
-    const stop =
-      served.direct === undefined || crossing.span !== undefined
-        ? this.fork(served, sent, request, crossing.span, id, call, finish)
-        : this.direct(served, sent, request, finish)
-    if (stop === undefined) return
-    call.stop = stop
-    this.incoming.set(id, call)
-    this.carry(call.size)
-  }
-
-  /** Runs a call in a fiber. Returns what stops it, unless it has ended. */
-  private fork(
-    served: Served,
-    sent: unknown,
-    request: RequestContext,
-    span: SentSpan | undefined,
-    id: number,
-    call: Incoming,
-    finish: (exit: Exit.Exit<unknown, unknown>) => void
-  ): (() => void) | undefined {
-    const fiber = this.runner.fork(
-      this.spans.under(Context.add(served.context, RequestContext, request), span),
-      Effect.suspend(() => {
-        const payload = served.codec.payload.decode(sent)
-        const offer = (elements: Elements) => this.offer(id, call, served.codec, elements, 0)
-        if (served.open !== undefined) return Effect.scoped(Effect.flatMap(served.open(payload), pour(offer)))
-        const work = served.run(payload)
-        return Stream.isStream(work) ? Stream.runForEachArray(work, offer) : work
-      })
-    )
-    const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return void finish(exit)
-    this.runner.whenEnded(fiber, finish)
-    return () => fiber.interruptUnsafe()
-  }
-
-  /** The same without a fiber. */
-  private direct(
-    served: Served,
-    sent: unknown,
-    request: RequestContext,
-    finish: (exit: Exit.Exit<unknown, unknown>) => void
-  ): (() => void) | undefined {
-    let payload: unknown
-    try {
-      payload = served.codec.payload.decode(sent)
-    } catch (mismatch) {
-      return void finish(Exit.die(mismatch))
-    }
-    const cancel = served.direct!(payload, request, finish)
-    if (cancel === undefined) return undefined
-    return () => Effect.runForkWith(served.context)(cancel).addObserver(() => finish(Exit.interrupt()))
-  }
-
   private failure({ cause }: Exit.Failure<never, unknown>): SentExit {
     return encodeFailure(cause, this.form)
   }
-
-  private carry(bytes: number): void {
-    if (bytes === 0) return
-    this.sizeIn += bytes
-    this.port.carry(this.sizeIn)
-  }
-
-  /** Sends elements, as many as the reader and the port let come, and waits for them with the rest. */
-  private offer(id: number, call: Incoming, codec: MethodCodec, elements: Elements, from: number): Effect.Effect<void> {
-    let next = from
-    while (next < elements.length && this.maySend(call)) next += this.sendSome(id, call, codec, elements, next)
-    if (next === elements.length && this.maySend(call)) return Effect.void
-    return Effect.callback<void>((resume) => {
-      call.resume = () => resume(this.offer(id, call, codec, elements, next))
-      if (!this.port.isFull()) return
-      this.port.whenRoom(() => {
-        const { resume } = call
-        call.resume = undefined
-        resume?.()
-      })
-    })
-  }
-
-  private maySend({ ahead, bytesAhead }: Incoming): boolean {
-    return ahead < this.port.window && bytesAhead < WINDOW_BYTES && !this.port.isFull()
-  }
-
-  /** Sends as many elements as there is room for, of which only the sizes of those before tell how many that is. */
-  private sendSome(id: number, call: Incoming, codec: MethodCodec, elements: Elements, from: number): number {
-    let count = Math.min(elements.length - from, this.port.window - call.ahead, call.fitting, codec.elements.most)
-    let sent = codec.elements.encode(elements.slice(from, from + count))
-    let size = this.port.sizeOf(sent)
-    while (size > WINDOW_BYTES && count > 1) {
-      count = Math.ceil(count / 4)
-      sent = codec.elements.encode(elements.slice(from, from + count))
-      size = this.port.sizeOf(sent)
-    }
-    call.ahead += count
-    call.bytesAhead += size
-    call.fitting = Math.max(Math.floor((count * WINDOW_BYTES) / (2 * size)), 1)
-    this.send(["elements", id, sent], size)
-    return count
-  }
 }
-
-/** Ends well with what ends a stream well. */
-const untilDone = (pulling: Effect.Effect<never, unknown>): Effect.Effect<void, unknown> =>
-  Effect.catchCause(pulling, (cause) => (Pull.isDoneCause(cause) ? Effect.void : Effect.failCause(cause)))
-
-/** Gives the elements of a source to `sink`: the first ones, and then all that come. */
-const pour = (sink: (elements: Elements) => Effect.Effect<void>) => (source: Source) =>
-  untilDone(
-    Effect.flatMap(source.pull, (first) => {
-      source.attach(sink)
-      const rest = Effect.forever(Effect.flatMap(source.pull, sink), { disableYield: true })
-      return Effect.andThen(sink(first), rest)
-    })
-  )

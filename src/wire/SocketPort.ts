@@ -162,7 +162,9 @@ export class SocketPort implements Port {
   }
 
   private decideReading(): void {
-    const shouldPause = this.carried > this.mostCarried || this.isFull()
+    // A side of which nothing is asked reads on: what it reads is how the other side gets rid of what it has to send. If neither read
+    // because it can't send, neither could ever send.
+    const shouldPause = this.mostCarried < Infinity && (this.carried > this.mostCarried || this.isFull())
     if (shouldPause === this.isPaused) return
     this.isPaused = shouldPause
     if (shouldPause) this.socket.pause()

@@ -5,7 +5,8 @@
  */
 import { type Cause, Clock, Context, Deferred, Effect, Exit, Logger, References, type Scope } from "effect"
 import type { Start } from "./AppEnd.ts"
-import { Link, type Runner, runner as plainRunner } from "./Link.ts"
+import { Link } from "./Link.ts"
+import { type Runner, runner as plainRunner } from "./Serving.ts"
 import { cloned } from "./MethodCodec.ts"
 import * as Spans from "./Spans.ts"
 import * as Telemetry from "./Telemetry.ts"

@@ -31,8 +31,12 @@ type Work = (payload: any) => Effect.Effect<unknown, unknown> | Stream.Stream<un
 
 /** What a side knows of its calls, which nothing of its surface shows. */
 const open = (link: Link) => {
-  const { incoming, outgoing } = link as unknown as Record<"incoming" | "outgoing", ReadonlyMap<number, unknown>>
-  return incoming.size + outgoing.size
+  type Calls = ReadonlyMap<number, unknown>
+  const { outgoing, serving } = link as unknown as {
+    readonly outgoing: Calls
+    readonly serving: { readonly calls: Calls }
+  }
+  return serving.calls.size + outgoing.size
 }
 
 class Gone extends Error {
