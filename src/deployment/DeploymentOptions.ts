@@ -142,11 +142,13 @@ export const RemoteOptions = Schema.Struct({
   connections: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(1))),
   /** Time in which a connection must be there. Default `"5 seconds"`. */
   connectTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(5)))),
-  /**
-   * The longest wait before another try to connect. The first one is a tenth of a second, and each is twice the one before, less a
-   * random part. Default `"10 seconds"`.
-   */
-  maxReconnectDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10)))),
+  /** The waits before other tries to connect: twice as long each time, less a random part, so that clients don't come back together. */
+  reconnect: Schema.Struct({
+    /** The longest that the first one may be. Default `"100 millis"`. */
+    firstDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.millis(100)))),
+    /** The longest that any of them may be. Default `"10 seconds"`. */
+    maxDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10))))
+  }).pipe(Schema.withDecodingDefaultKey(orElse({}))),
   /**
    * How long requests wait for a connection while there is none at all; then they fail with `TransportError`, and so do others at once
    * until there is one. Default `"5 seconds"`.

@@ -28,8 +28,7 @@ interface Contract {
   readonly methods: ReadonlyArray<Rpc.AnyWithProps>
 }
 
-/** Milliseconds before the first try to connect again, and for which a connection must have lasted for the next one to be a first. */
-const FIRST_DELAY = 100
+/** Milliseconds for which a connection must have lasted for the next try to be a first one. */
 const LASTED = 5000
 
 /**
@@ -206,7 +205,7 @@ const keepConnected = Effect.fnUntraced(function* (
   target: Connection.Target,
   codecs: ReadonlyArray<MethodCodec.MethodCodec>,
   contexts: ReadonlyArray<Context.Context<never>>,
-  { maxReconnectDelay }: typeof RemoteOptions.Type,
+  { reconnect }: typeof RemoteOptions.Type,
   reach: Reach,
   home: Scope.Scope
 ): Effect.fn.Return<never> {
@@ -235,7 +234,8 @@ const keepConnected = Effect.fnUntraced(function* (
       const error = Option.getOrUndefined(Cause.findErrorOption(connected.cause))
       if (error instanceof Connection.Refused) reach.refuse(place, error)
     }
-    const most = Math.min(FIRST_DELAY * 2 ** Math.min(failures, 20), Duration.toMillis(maxReconnectDelay))
+    const doubled = Duration.toMillis(reconnect.firstDelay) * 2 ** Math.min(failures, 20)
+    const most = Math.min(doubled, Duration.toMillis(reconnect.maxDelay))
     // At random, so that clients which were cut off together don't come back together (full jitter: Brooker, "Exponential
     // Backoff and Jitter", AWS 2015).
     const delay = (yield* Random.next) * most
