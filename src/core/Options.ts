@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { ConfigProvider, Duration, Effect, Option, Schema, SchemaTransformation } from "effect"
+import { ConfigProvider, Duration, Effect, Option, Schema, SchemaAST, SchemaTransformation } from "effect"
 
 /** A whole number of at least `minimum`. */
 export const count = (minimum: number) => Schema.Int.check(Schema.isGreaterThanOrEqualTo(minimum))
@@ -68,28 +68,51 @@ export const decode = <S extends Schema.ConstraintDecoder<unknown>>(
   )
 
 /**
- * Resolves the options of something that has a name: what the `ConfigProvider` has under `serve.<name>.<option>` comes before what
- * was written in code. Dies, naming the option, when a value is out of range.
+ * Resolves the options of something that has a name: what the `ConfigProvider` has under `serve.<name>.<option>`, or for an option that is
+ * a struct under `serve.<name>.<option>.<field>`, comes before what was written in code. Of `alternatives`, which say the same in several ways,
+ * those that were written don't count when one is configured. Dies, naming the option, when a value is out of range.
  */
 export const resolve = Effect.fnUntraced(function* <
-  S extends Schema.ConstraintDecoder<unknown> & { readonly fields: object }
->(schema: S, kind: string, name: string, written: object): Effect.fn.Return<S["Type"]> {
-  const configured = yield* fromConfig(name, Object.keys(schema.fields))
-  const names = Object.keys(configured).map((option) => `serve.${name}.${option}`)
-  const source = names.length === 0 ? "" : ` (from the ConfigProvider: ${names.join(", ")})`
-  return yield* decode(schema, { ...written, ...configured }, `${kind} "${name}"${source}`)
-})
-
-const fromConfig = Effect.fnUntraced(function* (name: string, options: ReadonlyArray<string>) {
+  S extends Schema.ConstraintDecoder<unknown> & { readonly fields: Schema.Struct.Fields }
+>(
+  schema: S,
+  kind: string,
+  name: string,
+  written: object,
+  alternatives: ReadonlyArray<string> = []
+): Effect.fn.Return<S["Type"]> {
   const given = yield* ConfigProvider.ConfigProvider
   const provider = ConfigProvider.orElse(given, ConfigProvider.constantCase(given))
-  const found: Record<string, string | number | boolean> = {}
-  for (const option of options) {
-    const node = yield* Effect.orDie(provider.load(["serve", name, option]))
-    if (node?.value !== undefined) found[option] = valueOf(node.value)
+  const load = (...path: ReadonlyArray<string>) =>
+    Effect.map(Effect.orDie(provider.load(["serve", name, ...path])), (node) => node?.value)
+  const options: Record<string, unknown> = { ...written }
+  const names: Array<string> = []
+  const put = (into: Record<string, unknown>, option: string, text: string, path: string) => {
+    into[option] = valueOf(text)
+    names.push(`serve.${name}.${path}`)
   }
-  return found
+  for (const [option, field] of Object.entries(schema.fields)) {
+    const text = yield* load(option)
+    if (text !== undefined) {
+      if (alternatives.includes(option)) for (const other of alternatives) delete options[other]
+      put(options, option, text, option)
+    }
+    const parts: Record<string, unknown> = {}
+    for (const part of partsOf(field)) {
+      const text = yield* load(option, part)
+      if (text !== undefined) put(parts, part, text, `${option}.${part}`)
+    }
+    if (Object.keys(parts).length > 0) options[option] = { ...(options[option] as object | undefined), ...parts }
+  }
+  const source = names.length === 0 ? "" : ` (from the ConfigProvider: ${names.join(", ")})`
+  return yield* decode(schema, options, `${kind} "${name}"${source}`)
 })
+
+/** The fields of an option that is a struct. */
+const partsOf = ({ ast }: Schema.Constraint): ReadonlyArray<string> => {
+  const type = SchemaAST.toType(ast)
+  return SchemaAST.isObjects(type) ? type.propertySignatures.map(({ name }) => String(name)) : []
+}
 
 const valueOf = (text: string): string | number | boolean => {
   if (text === "true" || text === "false") return text === "true"

@@ -19,8 +19,8 @@ export class QueueFull extends Schema.TaggedError<QueueFull>("effect-serve/Serve
   deployment: Schema.String,
   /** Requests running now, on all replicas. */
   ongoing: Schema.Int,
-  /** Most requests that may run at once, on all replicas. */
-  maxOngoingRequests: Schema.Int,
+  /** Most requests that may run at once, on all replicas; `Infinity` where that is not decided here (`toLayerRemote`). */
+  maxOngoingRequests: Schema.Number,
   /** Requests waiting now. */
   queued: Schema.Int,
   /** Most requests that may wait; `0` never queues. */
@@ -222,8 +222,8 @@ export class TransportError extends Schema.TaggedError<TransportError>("effect-s
   }
 ) {
   override get message(): string {
-    const call = this.started ? "while a call was under way" : "and the call has not begun"
-    return `The connection to deployment "${this.deployment}" failed ${call}: ${this.description}`
+    const call = this.started ? "was lost, and nobody knows how it ended" : "has not begun"
+    return `A call to deployment "${this.deployment}" in another process ${call}: ${this.description}`
   }
 }
 

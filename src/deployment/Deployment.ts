@@ -13,6 +13,7 @@ import type * as RpcSchema from "effect/rpc/RpcSchema"
 import { Host } from "../batching/Host.ts"
 import type { CallOptions, RequestContext } from "../core/RequestContext.ts"
 import type { ServeError } from "../core/ServeError.ts"
+import { resolve } from "../core/Options.ts"
 import * as Blocks from "../replica/Blocking.ts"
 import * as LoopReplica from "../replica/LoopReplica.ts"
 import * as Module from "../replica/Module.ts"
@@ -28,8 +29,7 @@ import {
   type DeploymentRemoteOptions,
   ModuleOptions,
   Options,
-  RemoteOptions,
-  resolve
+  RemoteOptions
 } from "./DeploymentOptions.ts"
 import * as Handle from "./Handle.ts"
 import * as ModuleReplica from "./ModuleReplica.ts"
@@ -363,13 +363,13 @@ const start = Effect.fnUntraced(function* (
   build: Module.Module["build"],
   written: DeploymentOptions
 ) {
-  const options = yield* resolve(Options, contract.deployment, written)
+  const options = yield* resolve(Options, "deployment", contract.deployment, written)
   const handlers = Effect.map(build, (written) => Module.inOrder(contract, written).onLoop)
   return Handle.make(contract.methods, yield* run(contract, handlers, options), options)
 })
 
 const startModule = Effect.fnUntraced(function* (contract: Contract, url: URL, written: DeploymentModuleOptions) {
-  const options = yield* resolve(ModuleOptions, contract.deployment, written)
+  const options = yield* resolve(ModuleOptions, "deployment", contract.deployment, written)
   const placement = yield* ModuleReplica.place(
     contract.deployment,
     options,
@@ -389,7 +389,7 @@ const startRemote = Effect.fnUntraced(function* (
   written: DeploymentRemoteOptions,
   auth: Remote.Credentials | undefined
 ) {
-  const options = yield* resolve(RemoteOptions, contract.deployment, written)
+  const options = yield* resolve(RemoteOptions, "deployment", contract.deployment, written, ["url", "urls"])
   const remote = yield* Remote.start(contract, options, auth)
   return Handle.make(contract.methods, remote.router, remote.options)
 })

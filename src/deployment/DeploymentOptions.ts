@@ -3,8 +3,8 @@
  *
  * @since 0.1.0
  */
-import { ConfigProvider, Duration, Effect, Schema, SchemaTransformation } from "effect"
-import { count, CountOrInfinity, decode, Flag, orElse, ResourceLimits, Time } from "../core/Options.ts"
+import { Duration, Schema, SchemaTransformation } from "effect"
+import { count, CountOrInfinity, Flag, orElse, ResourceLimits, Time } from "../core/Options.ts"
 
 const minAtMostMax = Schema.makeFilter(
   ({ maxOngoingRequests, minOngoingRequests }: { maxOngoingRequests: number; minOngoingRequests: number }) =>
@@ -113,7 +113,11 @@ const Urls = Schema.Union([
     Schema.decodeTo(
       Schema.Array(Url).check(Schema.isMinLength(1)),
       SchemaTransformation.transform<ReadonlyArray<string>, string>({
-        decode: (text) => text.split(",").map((url) => url.trim()),
+        decode: (text) =>
+          text
+            .split(",")
+            .map((url) => url.trim())
+            .filter((url) => url !== ""),
         encode: (urls) => urls.join(",")
       })
     )
@@ -134,7 +138,7 @@ const oneOfUrls = Schema.makeFilter(({ url, urls }: { readonly url?: string; rea
  * @since 0.1.0
  */
 export const RemoteOptions = Schema.Struct({
-  /** The ingress that serves the deployment, such as `"http://10.0.0.1:8000"`; `https:` for TLS. */
+  /** The ingress that serves the deployment, such as `"http://10.0.0.1:8000"`; `https:` for TLS. A path is what stands before `/-/rpc`. */
   url: Schema.optionalKey(Url),
   /** Several of them, among which requests are shared out by how many each has and how long it takes. */
   urls: Schema.optionalKey(Urls),
@@ -146,8 +150,8 @@ export const RemoteOptions = Schema.Struct({
   reconnect: Schema.Struct({
     /** The longest that the first one may be. Default `"100 millis"`. */
     firstDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.millis(100)))),
-    /** The longest that any of them may be. Default `"10 seconds"`. */
-    maxDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(10))))
+    /** The longest that any of them may be. Default `"2 seconds"`. */
+    maxDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(2))))
   }).pipe(Schema.withDecodingDefaultKey(orElse({}))),
   /**
    * How long requests wait for a connection while there is none at all; then they fail with `TransportError`, and so do others at once
@@ -199,33 +203,3 @@ export type DeploymentModuleOptions = typeof ModuleOptions.Encoded
  * @since 0.1.0
  */
 export type DeploymentRemoteOptions = typeof RemoteOptions.Encoded
-
-/** Resolves the options of a deployment. Dies, naming the option, when a value is out of range. */
-export const resolve = Effect.fnUntraced(function* <
-  S extends typeof Options | typeof ModuleOptions | typeof RemoteOptions
->(schema: S, deployment: string, written: S["Encoded"]): Effect.fn.Return<S["Type"]> {
-  const configured = yield* fromConfig(deployment, Object.keys(schema.fields))
-  const names = Object.keys(configured).map((option) => `serve.${deployment}.${option}`)
-  const source = names.length === 0 ? "" : ` (from the ConfigProvider: ${names.join(", ")})`
-  return yield* decode(
-    schema as Schema.Codec<S["Type"], unknown>,
-    { ...written, ...configured },
-    `deployment "${deployment}"${source}`
-  )
-})
-
-const fromConfig = Effect.fnUntraced(function* (deployment: string, options: ReadonlyArray<string>) {
-  const given = yield* ConfigProvider.ConfigProvider
-  const provider = ConfigProvider.orElse(given, ConfigProvider.constantCase(given))
-  const found: Record<string, string | number | boolean> = {}
-  for (const option of options) {
-    const node = yield* Effect.orDie(provider.load(["serve", deployment, option]))
-    if (node?.value !== undefined) found[option] = valueOf(node.value)
-  }
-  return found
-})
-
-const valueOf = (text: string): string | number | boolean => {
-  if (text === "true" || text === "false") return text === "true"
-  return text.trim() === "" || Number.isNaN(Number(text)) ? text : Number(text)
-}

@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { Cause, Clock, Context, Duration, Effect, Exit, Latch, Option, Random, Redacted, Scope, Tracer } from "effect"
+import { Clock, Context, Duration, Effect, Exit, Latch, Random, Redacted, Result, Scope, Tracer } from "effect"
 import type * as Rpc from "effect/rpc/Rpc"
 import { takesStream } from "../core/HttpSchema.ts"
 import { decode } from "../core/Options.ts"
@@ -134,6 +134,8 @@ class Reach {
   private readonly none = Latch.makeUnsafe(true)
   private readonly allRefused = Latch.makeUnsafe()
   private refusal: Connection.Refused | undefined = undefined
+  /** Why each place is not up, in words. */
+  private readonly reasons: Array<string> = []
   private readonly router: Router.Router
   private readonly deployment: string
   private readonly timeout: Duration.Duration
@@ -147,8 +149,9 @@ class Reach {
     this.timeout = timeout
   }
 
-  joined(): void {
+  joined(place: number): void {
     this.up++
+    this.reasons[place] = ""
     this.none.closeUnsafe()
     this.some.openUnsafe()
   }
@@ -159,7 +162,15 @@ class Reach {
     this.none.openUnsafe()
   }
 
-  refuse(place: number, refusal: Connection.Refused): void {
+  /** A place can't be connected. Returns whether that is known already, for that reason. */
+  failed(place: number, reason: Connection.Refused | Connection.Unreachable): boolean {
+    const isKnown = this.reasons[place] === reason.message
+    this.reasons[place] = reason.message
+    if (reason._tag === "Refused") this.refuse(place, reason)
+    return isKnown
+  }
+
+  private refuse(place: number, refusal: Connection.Refused): void {
     this.refusal = refusal
     if (this.refused.add(place).size === this.size) this.allRefused.openUnsafe()
   }
@@ -178,14 +189,19 @@ class Reach {
   /** Lets nobody wait any more when none has been up for so long. */
   get watch(): Effect.Effect<never> {
     const time = Duration.format(this.timeout)
-    const description = `there has been none for ${time}`
+    const description = `there has been no connection to it for ${time}`
     const giveUp = Effect.sync(() =>
       this.router.cutOff(
         because(() => new TransportError({ deployment: this.deployment, started: false, description }))
       )
     ).pipe(
       Effect.andThen(
-        Effect.logError(`Deployment "${this.deployment}" can't be reached for ${time}; its calls fail until it can`)
+        Effect.suspend(() => {
+          const reasons = this.reasons.filter((reason) => reason !== "").join("; ")
+          return Effect.logError(
+            `Deployment "${this.deployment}" can't be reached for ${time}, and its calls fail until it can. ${reasons}`
+          )
+        })
       ),
       Effect.delay(this.timeout),
       Effect.provideService(Clock.Clock, wall)
@@ -211,28 +227,31 @@ const keepConnected = Effect.fnUntraced(function* (
 ): Effect.fn.Return<never> {
   const id = `${target.deployment}#${place}`
   let failures = 0
+  let isPlanned = false
   while (true) {
     const scope = yield* Scope.fork(home)
-    const connected = yield* Effect.exit(Scope.provide(RemoteReplica.connect(id, target, codecs, contexts), scope))
-    if (Exit.isSuccess(connected)) {
-      const { done, replica, why } = connected.value
+    const connecting = RemoteReplica.connect(id, target, codecs, contexts)
+    const connected = yield* Effect.result(Scope.provide(connecting, scope))
+    if (Result.isSuccess(connected)) {
+      const { done, replica, ...remote } = connected.success
       const from = wall.currentTimeMillisUnsafe()
-      if (failures > 0) yield* Effect.logInfo(`Replica "${id}" at ${target.url} can be reached again`)
+      yield* Effect.logInfo(`Replica "${id}" is connected to ${target.url}`)
       yield* router.join(place, replica)
-      reach.joined()
+      reach.joined(place)
       yield* replica.left
       router.retire(place)
       reach.left()
       // What it still runs goes on.
       yield* Effect.forkIn(Effect.andThen(done, Scope.close(scope, Exit.void)), home)
       failures = wall.currentTimeMillisUnsafe() - from < LASTED ? failures + 1 : 0
-      yield* Effect.logInfo(`Replica "${id}" at ${target.url} has left: ${why()}`)
+      isPlanned = remote.isPlanned()
+      const log = isPlanned ? Effect.logInfo : Effect.logWarning
+      yield* log(`Replica "${id}" at ${target.url} has left: ${remote.why()}`)
     } else {
       yield* Scope.close(scope, Exit.void)
-      if (failures++ === 0)
-        yield* Effect.logWarning(`Replica "${id}" can't be reached, which is tried again`, connected.cause)
-      const error = Option.getOrUndefined(Cause.findErrorOption(connected.cause))
-      if (error instanceof Connection.Refused) reach.refuse(place, error)
+      failures++
+      const log = isPlanned ? Effect.logInfo : Effect.logWarning
+      if (!reach.failed(place, connected.failure)) yield* log(`Replica "${id}": ${connected.failure.message}`)
     }
     const doubled = Duration.toMillis(reconnect.firstDelay) * 2 ** Math.min(failures, 20)
     const most = Math.min(doubled, Duration.toMillis(reconnect.maxDelay))

@@ -319,12 +319,9 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
           const endpoints = table.endpoints.filter((endpoint) => endpoint.deployment === deployment)
           const methods = RemoteCalls.make(endpoints, callableOf, reception, caller)
           if (methods.size === 0) {
-            return problem(
-              404,
-              "NotFound",
-              "No deployment of this name is served here, or none that can be called so",
-              requestId
-            )
+            const names = Array.from(new Set(table.endpoints.map(({ deployment }) => deployment)))
+            const message = `Deployment ${JSON.stringify(deployment)} is not served here, or can't be called so. There are: ${names.join(", ")}`
+            return problem(404, "NotFound", message, requestId)
           }
           const { maxInFlightSize: window, pingTimeout } = settings.rpc
           return { methods, maxSize: bounds.maxBodySize, window, pingTimeout, runner }

@@ -224,7 +224,8 @@ const optionsOf = ({ options }: Handle.DeploymentState): DeploymentOptions => {
     gracefulShutdownTimeout: Duration.toMillis(gracefulShutdownTimeout),
     requestTimeout: Duration.toMillis(requestTimeout),
     replicas: Math.min(options.replicas, 1),
-    maxOngoingRequests: Math.max(options.replicas, 1) * options.maxOngoingRequests
+    // What runs in another process has no limit of its own here.
+    maxOngoingRequests: Math.min(Math.max(options.replicas, 1) * options.maxOngoingRequests, Number.MAX_SAFE_INTEGER)
   }
 }
 

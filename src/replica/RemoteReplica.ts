@@ -20,8 +20,10 @@ export interface RemoteReplica {
   readonly replica: Replica
   /** Waits until it has ended all that it was asked, and may be forgotten. */
   readonly done: Effect.Effect<void>
-  /** Why it has left. */
+  /** Why it has left, in words. */
   readonly why: () => string
+  /** Whether it did so in good order. */
+  readonly isPlanned: () => boolean
 }
 
 /** Connects to a replica. Calls over a connection that is lost fail with `TransportError`. */
@@ -34,10 +36,14 @@ export const connect = Effect.fnUntraced(function* (
   const { deployment } = target
   const failed = (started: boolean, description: string) =>
     because(() => new TransportError({ deployment, started, description }))
-  const unbegun = failed(false, "it was lost")
+  const unbegun = failed(false, "the connection was lost")
   const refused = failed(false, "the other side takes no calls")
-  const connection = yield* Connection.open(target, (begun) => Exit.fail(begun ? failed(true, "it was lost") : unbegun))
-  const { hello, leaving, link, closed } = connection
+  let lost = 0
+  const connection = yield* Connection.open(target, (begun, why) => {
+    if (begun) lost++
+    return Exit.fail(begun ? failed(true, why) : unbegun)
+  })
+  const { closed, hello, isLeaving, leaving, link, why } = connection
   let hasLeft = false
   const offered = new Set(hello.methods)
   const isOffered = codecs.map((codec) => offered.has(Connection.methodName(codec)))
@@ -85,7 +91,12 @@ export const connect = Effect.fnUntraced(function* (
     end: Effect.void,
     resize: () => Effect.void
   }
-  return { replica, done: closed, why: connection.why }
+  return {
+    replica,
+    done: closed,
+    isPlanned: isLeaving,
+    why: () => (lost === 0 ? why() : `${why()}; calls lost with it: ${lost}`)
+  }
 })
 
 const missing = ({ method, stream }: MethodCodec) =>

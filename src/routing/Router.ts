@@ -367,9 +367,9 @@ export class Router {
     return request.state === "Reserved"
   }
 
-  /** Whether a request may be sent to another replica: once, and within the budget. */
+  /** Whether a request may be sent to another replica: once, within the budget, and not while none can be reached. */
   private mayReroute(request: Request, now: number): boolean {
-    return !request.rerouted && this.budget.withdraw(now)
+    return !request.rerouted && this.cutOffBy === undefined && this.budget.withdraw(now)
   }
 
   private reserve(request: Request, place: number, now: number): Replica {

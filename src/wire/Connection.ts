@@ -96,17 +96,19 @@ export interface Connection {
   readonly leaving: Effect.Effect<void>
   /** Waits until it has closed. */
   readonly closed: Effect.Effect<void>
-  /** Why it has. */
+  /** Whether the server is to stop, and has said so. */
+  readonly isLeaving: () => boolean
+  /** Why it has closed, or will. */
   readonly why: () => string
 }
 
 /** Time for which a caller that leaves waits until its work has stopped over there. */
 const CANCEL_TIMEOUT = Duration.seconds(1)
 
-/** Opens a connection, which is closed with the scope. `lost` is how a call ends that had not ended by then. */
+/** Opens a connection, which is closed with the scope. `lost` is how a call ends that had not ended by then, and is told why it closed. */
 export const open = Effect.fnUntraced(function* (
   target: Target,
-  lost: (begun: boolean) => Exit.Exit<never, unknown>
+  lost: (begun: boolean, why: string) => Exit.Exit<never, unknown>
 ): Effect.fn.Return<Connection, Refused | Unreachable, Scope.Scope> {
   const clock = yield* Clock.Clock
   const headers = yield* target.headers
@@ -114,6 +116,7 @@ export const open = Effect.fnUntraced(function* (
   const hello = Deferred.makeUnsafe<typeof Hello.Type, Unreachable>()
   const leaving = Deferred.makeUnsafe<void>()
   const closed = Deferred.makeUnsafe<void>()
+  let isLeaving = false
   const unreachable = (description: string) => new Unreachable({ url: target.url, description })
   const connect = Effect.callback<{ readonly link: Link; readonly port: SocketPort }, Refused | Unreachable>(
     (resume) => {
@@ -162,6 +165,7 @@ export const open = Effect.fnUntraced(function* (
                   : Exit.fail(unreachable("it said something else than hello"))
               )
             } else if (name === "leaving") {
+              isLeaving = true
               port.why = "its server stops"
               Deferred.doneUnsafe(leaving, Exit.void)
             }
@@ -171,7 +175,7 @@ export const open = Effect.fnUntraced(function* (
           Deferred.doneUnsafe(hello, Exit.fail(unreachable(port.why)))
           Deferred.doneUnsafe(leaving, Exit.void)
           Deferred.doneUnsafe(closed, Exit.void)
-          return lost
+          return (begun) => lost(begun, port.why)
         })
         link.note("maxAnswerSize", target.maxAnswerSize)
         resume(Effect.succeed({ link, port }))
@@ -194,6 +198,7 @@ export const open = Effect.fnUntraced(function* (
       hello: said,
       leaving: Deferred.await(leaving),
       closed: Deferred.await(closed),
+      isLeaving: () => isLeaving,
       why: () => port.why
     } satisfies Connection
   })
@@ -204,7 +209,8 @@ export const open = Effect.fnUntraced(function* (
 })
 
 const addressOf = ({ deployment, url }: Target) => {
-  const address = new URL("/-/rpc", url)
+  const address = new URL(url)
+  address.pathname = `${address.pathname.replace(/\/$/, "")}/-/rpc`
   address.protocol = address.protocol.replace("http", "ws")
   address.searchParams.set("deployment", deployment)
   return address

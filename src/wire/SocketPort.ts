@@ -51,8 +51,9 @@ export class SocketPort implements Port {
   private carried = 0
   private isPaused = false
   private hasClosed = false
-  /** Whether anything has been heard, or taken, since the last look. */
+  /** Whether anything has been heard since the last look, or taken that had to wait by then. */
   private heard = true
+  private looks = 0
   private waiting: Array<() => void> = []
 
   constructor(socket: Socket, mostCarried: number) {
@@ -123,6 +124,7 @@ export class SocketPort implements Port {
       if (this.heard || (this.isPaused && !this.isFull())) silent = 0
       else silent++
       this.heard = false
+      this.looks++
       if (silent >= LOOKS) this.fail(1001, `nothing was heard for ${Duration.format(timeout)}`)
       else this.post([PING])
     })
@@ -187,11 +189,13 @@ export class SocketPort implements Port {
 
   private sendFrame(frame: Uint8Array): void {
     const { byteLength } = frame
+    const { looks } = this
     this.unsent += byteLength
     this.socket.send(frame, (error) => {
       this.unsent -= byteLength
       if (error != null) return
-      this.heard = true
+      // What is taken at once says nothing: the system takes it for a side that is gone as well.
+      if (looks !== this.looks) this.heard = true
       if (this.unsent === 0) this.flush()
       if (this.isFull()) return
       this.tellRoom()

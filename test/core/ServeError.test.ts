@@ -91,7 +91,7 @@ describe("ServeError", () => {
       WorkerCrashed: ["137"],
       SlowConsumer: ["too slow"],
       BadUpload: ["could not be read", "more than 10 bytes"],
-      TransportError: ["Sentiment", "while a call was under way", "it was reset"]
+      TransportError: ["Sentiment", "nobody knows how it ended", "it was reset"]
     }
     for (const reason of Object.values(reasons)) {
       it(`in ${reason._tag}`, () => {

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, ConfigProvider, Duration, Effect, Exit, Layer } from "effect"
-import { Options, resolve } from "../../src/deployment/DeploymentOptions.ts"
+import { resolve } from "../../src/core/Options.ts"
+import { Options, RemoteOptions } from "../../src/deployment/DeploymentOptions.ts"
 import { call, Job, jobLayer } from "../deployments.ts"
 
 type Options = Parameters<typeof Job.toLayer>[1]
@@ -29,7 +30,7 @@ const environment = (env: Record<string, string>) => ConfigProvider.layer(Config
 describe("DeploymentOptions", () => {
   it.effect("have defaults", () =>
     Effect.gen(function* () {
-      assert.deepStrictEqual(yield* resolve(Options, "Job", {}), {
+      assert.deepStrictEqual(yield* resolve(Options, "deployment", "Job", {}), {
         replicas: 1,
         maxOngoingRequests: 5,
         maxQueuedRequests: 1000,
@@ -49,10 +50,10 @@ describe("DeploymentOptions", () => {
   it.effect("take a time in any way that Effect accepts", () =>
     Effect.gen(function* () {
       for (const requestTimeout of [1500, "1500 millis", "1.5 seconds", Duration.millis(1500)] as const) {
-        const options = yield* resolve(Options, "Job", { requestTimeout })
+        const options = yield* resolve(Options, "deployment", "Job", { requestTimeout })
         assert.strictEqual(Duration.toMillis(options.requestTimeout), 1500)
       }
-      const { requestTimeout } = yield* resolve(Options, "Job", { requestTimeout: Infinity })
+      const { requestTimeout } = yield* resolve(Options, "deployment", "Job", { requestTimeout: Infinity })
       assert.strictEqual(Duration.toMillis(requestTimeout), Infinity)
     })
   )
@@ -121,7 +122,7 @@ describe("DeploymentOptions", () => {
           maxOngoingRequests: 64,
           maxQueuedRequests: Infinity
         })
-        const { gracefulShutdownTimeout, requestTimeout } = yield* resolve(Options, "Job", {})
+        const { gracefulShutdownTimeout, requestTimeout } = yield* resolve(Options, "deployment", "Job", {})
         assert.deepStrictEqual([requestTimeout, gracefulShutdownTimeout].map(Duration.toMillis), [90_000, 250])
       }).pipe(
         Effect.provide(
@@ -139,9 +140,25 @@ describe("DeploymentOptions", () => {
 
     it.effect("can be set in the environment for a name of several words", () =>
       Effect.gen(function* () {
-        const { replicas } = yield* resolve(Options, "SpamFilter", {})
+        const { replicas } = yield* resolve(Options, "deployment", "SpamFilter", {})
         assert.strictEqual(replicas, 4)
       }).pipe(Effect.provide(environment({ SERVE_SPAM_FILTER_REPLICAS: "4" })))
+    )
+
+    it.effect("can be set in the environment for the fields of a struct, beside those that are written", () =>
+      Effect.gen(function* () {
+        const written = { url: "http://a", reconnect: { firstDelay: "1 second" } } as const
+        const { reconnect } = yield* resolve(RemoteOptions, "deployment", "Job", written)
+        assert.deepStrictEqual([reconnect.firstDelay, reconnect.maxDelay].map(Duration.toMillis), [1000, 250])
+      }).pipe(Effect.provide(environment({ SERVE_JOB_RECONNECT_MAX_DELAY: "250" })))
+    )
+
+    it.effect("replace what says the same in another way", () =>
+      Effect.gen(function* () {
+        const written = { url: "http://a" }
+        const { url, urls } = yield* resolve(RemoteOptions, "deployment", "Job", written, ["url", "urls"])
+        assert.deepStrictEqual([url, urls], [undefined, ["http://b", "http://c:8001"]])
+      }).pipe(Effect.provide(environment({ SERVE_JOB_URLS: "http://b, http://c:8001," })))
     )
 
     it.effect("apply to the running deployment", () =>

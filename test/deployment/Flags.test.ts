@@ -8,7 +8,8 @@ import { assert, describe, it } from "@effect/vitest"
 import { Deployment } from "effect-serve"
 import { Cause, ConfigProvider, Context, Effect, Exit, Layer } from "effect"
 import { threadId } from "node:worker_threads"
-import { ModuleOptions, resolve } from "../../src/deployment/DeploymentOptions.ts"
+import { resolve } from "../../src/core/Options.ts"
+import { ModuleOptions } from "../../src/deployment/DeploymentOptions.ts"
 import * as Handle from "../../src/deployment/Handle.ts"
 import * as ModuleReplica from "../../src/deployment/ModuleReplica.ts"
 import { PartLive, probeLayer, threadNames } from "../modules/app.ts"
@@ -25,7 +26,7 @@ const cores = 4
 /** Where the code of a deployment runs that is given these options, and has these methods, in this environment. */
 const place = (env: Environment, written: Options = {}, deployment: Deployment.Any = Work) =>
   Effect.gen(function* () {
-    const options = yield* resolve(ModuleOptions, deployment.deployment, written)
+    const options = yield* resolve(ModuleOptions, "deployment", deployment.deployment, written)
     return yield* ModuleReplica.place(deployment.deployment, options, deployment.methods as never, cores)
   }).pipe(within(env))
 

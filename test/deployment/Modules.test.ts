@@ -16,7 +16,8 @@ import { setFlagsFromString } from "node:v8"
 import { runInNewContext } from "node:vm"
 import { threadId } from "node:worker_threads"
 import { Host } from "../../src/batching/Host.ts"
-import { ModuleOptions, resolve } from "../../src/deployment/DeploymentOptions.ts"
+import { resolve } from "../../src/core/Options.ts"
+import { ModuleOptions } from "../../src/deployment/DeploymentOptions.ts"
 import * as ModuleReplica from "../../src/deployment/ModuleReplica.ts"
 import { answered, call, isDone, reason } from "../deployments.ts"
 import { app, liveThreads, logged, Logs, started, threadNames, until } from "../modules/app.ts"
@@ -309,7 +310,7 @@ describe("a deployment whose replicas have threads", { timeout: 30_000 }, () => 
   describe("that can't start", () => {
     /** Why a replica could not be built; one try. */
     const whyNot = Effect.fnUntraced(function* (url: URL, { deployment, methods }: Deployment.Any) {
-      const resolved = yield* resolve(ModuleOptions, deployment, {})
+      const resolved = yield* resolve(ModuleOptions, "deployment", deployment, {})
       const placement = { isolation: "thread", blockingThreads: 0, ownRouter: false } as const
       const host = {
         deployment,

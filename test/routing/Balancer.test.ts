@@ -9,6 +9,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Array, Effect, Random, Schema } from "effect"
 import { Balancer, type Load } from "../../src/routing/Balancer.ts"
+import { PeakEwma } from "../../src/routing/PeakEwma.ts"
 
 const small = Schema.Int.check(Schema.isBetween({ minimum: 0, maximum: 4 }))
 const Changes = Schema.Array(
@@ -69,6 +70,43 @@ const closedLoop = (replicas: number, clients: number, random: () => number) => 
     }
   }
   return spans.map(({ all, taken }) => (taken * replicas) / all)
+}
+
+/**
+ * Requests that come at random, one a millisecond on average, to replicas that take so long for each. Gives the share of each replica in
+ * the last 20 of 60 seconds, the most that it ran at once, and how many it ran on average.
+ */
+const openLoop = (millis: ReadonlyArray<(now: number) => number>, random: () => number, byLatency = true) => {
+  const loads = millis.map(() => ({
+    ongoing: 0,
+    limit: Infinity,
+    warmFrom: -Infinity,
+    latency: byLatency ? new PeakEwma() : undefined
+  }))
+  const balancer = new Balancer(loads, random)
+  const ends = new Map<number, Array<readonly [replica: number, took: number]>>()
+  const taken = millis.map(() => 0)
+  const most = millis.map(() => 0)
+  const running = millis.map(() => 0)
+  for (let now = 0; now < 60_000; now++) {
+    loads.forEach(({ ongoing }, i) => (running[i]! += ongoing / 60_000))
+    for (const [replica, took] of ends.get(now) ?? []) {
+      loads[replica]!.ongoing--
+      loads[replica]!.latency?.record(took, now)
+    }
+    ends.delete(now)
+    for (let wait = random(); wait < 0.75; wait += 0.25 + random()) {
+      const replica = balancer.choose(now)
+      const load = loads[replica]!
+      load.ongoing++
+      most[replica] = Math.max(most[replica]!, load.ongoing)
+      if (now >= 40_000) taken[replica]!++
+      const took = Math.max(Math.round(millis[replica]!(now) * (0.8 + 0.4 * random())), 1)
+      ends.set(now + took, [...(ends.get(now + took) ?? []), [replica, took]])
+    }
+  }
+  const all = taken.reduce((sum, count) => sum + count, 0)
+  return { shares: taken.map((count) => count / all), most, running }
 }
 
 describe("Balancer", () => {
@@ -210,4 +248,90 @@ describe("Balancer", () => {
     }, Random.withSeed("joins")),
     { arbitrary: { runs: 8, size: 20, seed: 1 } }
   )
+
+  describe("by latency", () => {
+    const fast = () => 20
+    const slow = () => 200
+
+    it.effect("gives a replica that takes ten times as long a tenth to run, which is a hundredth of the requests", () =>
+      Effect.gen(function* () {
+        const random = yield* nextDouble
+        const two = openLoop([fast, slow], random)
+        assert.isAbove(two.running[1]! / two.running[0]!, 0.03, String(two.running))
+        assert.isBelow(two.running[1]! / two.running[0]!, 0.2, String(two.running))
+        assert.isAbove(two.shares[1]!, 0.003, String(two.shares))
+        assert.isBelow(two.shares[1]!, 0.03, String(two.shares))
+        const ten = openLoop([slow, ...Array.makeBy(9, () => fast)], random).shares
+        assert.isBelow(ten[0]!, 0.01, String(ten))
+        for (const share of ten.slice(1)) assert.approximately(share, 0.11, 0.02, String(ten))
+        const blind = openLoop([fast, slow], random, false).shares
+        assert.isAbove(blind[1]!, 0.06, `how many it runs tells less: ${String(blind)}`)
+      }).pipe(Random.withSeed("latency"))
+    )
+
+    it.effect("lets a replica that was slow have its share again when it isn't any more", () =>
+      Effect.gen(function* () {
+        const random = yield* nextDouble
+        const { shares } = openLoop([fast, (now) => (now < 9000 ? 2000 : 20)], random)
+        assert.isAbove(shares[1]!, 0.25, String(shares))
+      }).pipe(Random.withSeed("recovers"))
+    )
+
+    it.effect("sends no herd to the fastest", () =>
+      Effect.gen(function* () {
+        const random = yield* nextDouble
+        const { most } = openLoop([() => 5, ...Array.makeBy(4, () => () => 50)], random)
+        assert.isAtMost(Math.max(...most), 25, String(most))
+        // What comes all at once, before anything is heard of it, is shared out by how long each took.
+        const loads = [10, 10, 100].map((millis) => {
+          const latency = new PeakEwma()
+          latency.record(millis, 0)
+          return { ongoing: 0, limit: Infinity, warmFrom: -Infinity, latency }
+        })
+        const balancer = new Balancer(loads, random)
+        for (let i = 0; i < 630; i++) loads[balancer.choose(0)]!.ongoing++
+        const [one, other, third] = loads.map(({ ongoing }) => ongoing)
+        assert.approximately(one!, 300, 10)
+        assert.approximately(other!, 300, 10)
+        assert.approximately(third!, 30, 5)
+      }).pipe(Random.withSeed("herd"))
+    )
+
+    it("spares a replica from its first bad answer on, and tries it again after a while", () => {
+      const loads = Array.makeBy(2, () => ({
+        ongoing: 0,
+        limit: 99,
+        warmFrom: -Infinity,
+        latency: new PeakEwma()
+      }))
+      const balancer = new Balancer(loads, () => 0)
+      assert.strictEqual(balancer.choose(0), 0)
+      loads[0].latency.record(1000, 0)
+      loads[1].ongoing = 30
+      assert.strictEqual(balancer.choose(0), 1)
+      assert.strictEqual(balancer.choose(30_000), 1)
+      assert.strictEqual(balancer.choose(40_000), 0)
+    })
+
+    it("counts how long each takes together with its age", () => {
+      const loads = [0, -Infinity].map((warmFrom) => ({ ongoing: 0, limit: 99, warmFrom, latency: new PeakEwma() }))
+      const balancer = new Balancer(loads, () => 0)
+      loads[1]!.latency.record(8, 0)
+      // A cold one that takes 1 ms counts as 10 at first.
+      assert.strictEqual(balancer.choose(0), 1)
+      loads[1]!.latency.record(12, 0)
+      assert.strictEqual(balancer.choose(0), 0)
+    })
+
+    it("takes it into account without an age, and doesn't without a latency", () => {
+      const loads: Array<Load> = [0, 1].map((ongoing) => ({ ongoing, limit: 99, warmFrom: -Infinity }))
+      const balancer = new Balancer(loads, () => 0)
+      assert.strictEqual(balancer.choose(0), 0)
+      for (const [i, load] of loads.entries()) {
+        load.latency = new PeakEwma()
+        load.latency.record(i === 0 ? 30 : 10, 0)
+      }
+      assert.strictEqual(balancer.choose(0), 1)
+    })
+  })
 })

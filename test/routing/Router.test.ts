@@ -784,6 +784,208 @@ describe("Router", () => {
     })
   })
 
+  describe("over replicas that can't be reached at times", () => {
+    const gone = (started: boolean) =>
+      new ServeError.ServeError({
+        reason: new ServeError.TransportError({ deployment: "Test", started, description: "it was lost" })
+      })
+    /** A replica that ends what it runs when it is told to. */
+    const holding = (place: number) => {
+      const gates: Array<Deferred.Deferred<unknown, unknown>> = []
+      const replica = fake(place, (request) => {
+        request.state = "Running"
+        const gate = Deferred.makeUnsafe<unknown, unknown>()
+        gates.push(gate)
+        return Effect.asSome(Deferred.await(gate))
+      })
+      return { replica, gates }
+    }
+
+    it("lets a replica that retires finish what it runs, and sends it nothing more", () => {
+      const [one, other] = [holding(0), holding(1)]
+      const { fork, router, turns } = over(one.replica, other.replica)
+      const callers = Array.from({ length: 6 }, () => fork(send(router, () => Effect.void)))
+      const { length } = one.gates
+      assert.isAbove(length, 0)
+      router.retire(0)
+      turns.takeAll()
+      assert.deepInclude(router.state, { running: 6, queued: 0, failed: 0, rerouted: 0 })
+      for (let i = 0; i < 20; i++) fork(send(router, () => Effect.void))
+      turns.takeAll()
+      assert.strictEqual(one.gates.length, length)
+      assert.deepStrictEqual(
+        router.state.replicas.map(({ status }) => status),
+        ["Left", "Ready"]
+      )
+      for (const { gates } of [one, other]) {
+        for (const gate of gates) Deferred.doneUnsafe(gate, Exit.succeed("done"))
+      }
+      turns.takeAll()
+      assert.isTrue(callers.every((caller) => Exit.isSuccess(caller.pollUnsafe()!)))
+      // Its permits don't come back to it.
+      assert.strictEqual(one.gates.length, length)
+    })
+
+    it("lets requests wait when the last one has retired, until another one joins in its place", () => {
+      const one = holding(0)
+      const { fork, perform, router, turns } = over(one.replica)
+      const running = fork(send(router, () => Effect.void))
+      router.retire(0)
+      const waiting = [0, 1, 2].map(() => fork(send(router, () => Effect.void)))
+      turns.takeAll()
+      assert.deepInclude(router.state, { running: 1, queued: 3, rejected: 0 })
+      perform(
+        router.join(
+          0,
+          fake(0, ({ turn }) => Effect.succeedSome(turn), { id: "#0 again" })
+        )
+      )
+      turns.takeAll()
+      assert.deepStrictEqual(
+        waiting.map((caller) => caller.pollUnsafe()),
+        [1, 2, 3].map((turn) => Exit.succeed(turn))
+      )
+      assert.deepInclude(router.state.replicas[0], { id: "#0 again", status: "Ready", running: 1 })
+      // The one before still runs what it had.
+      Deferred.doneUnsafe(one.gates[0]!, Exit.succeed("old"))
+      turns.takeAll()
+      assert.deepStrictEqual(running.pollUnsafe(), Exit.succeed("old"))
+      assert.deepInclude(router.state, { running: 0, completed: 4, failed: 0 })
+      assert.deepInclude(router.state.replicas[0], { running: 0 })
+    })
+
+    it("fails what waits when it is cut off, and what comes until one joins, and lets run what runs", () => {
+      const one = holding(0)
+      const { fork, perform, router, turns } = over(one.replica)
+      const running = fork(send(router, () => Effect.void))
+      router.retire(0)
+      const waiting = [0, 1].map(() => fork(send(router, () => Effect.void)))
+      turns.takeAll()
+      const why = gone(false)
+      router.cutOff(why)
+      turns.takeAll()
+      for (const caller of waiting) assert.deepStrictEqual(caller.pollUnsafe(), Exit.fail(why))
+      assert.deepInclude(router.state, { running: 1, queued: 0, failed: 2, rejected: 0 })
+      const late = fork(send(router, () => Effect.void))
+      turns.takeAll()
+      assert.deepStrictEqual(late.pollUnsafe(), Exit.fail(why))
+      assert.deepInclude(router.state, { queued: 0, rejected: 1 })
+      assert.deepInclude(router.state.rejections, { TransportError: 1 })
+      assert.isUndefined(running.pollUnsafe())
+      Deferred.doneUnsafe(one.gates[0]!, Exit.succeed("done"))
+      turns.takeAll()
+      assert.deepStrictEqual(running.pollUnsafe(), Exit.succeed("done"))
+
+      perform(
+        router.join(
+          0,
+          fake(0, () => Effect.succeedSome("again"))
+        )
+      )
+      const after = fork(send(router, () => Effect.void))
+      turns.takeAll()
+      assert.deepStrictEqual(after.pollUnsafe(), Exit.succeed("again"))
+    })
+
+    it("lets nobody wait again when it is cut off", () => {
+      const lose = Deferred.makeUnsafe<never, unknown>()
+      const { fork, router, turns } = over(fake(0, () => Deferred.await(lose)))
+      const caller = fork(send(router, () => Effect.void))
+      router.retire(0)
+      router.cutOff(gone(false))
+      turns.takeAll()
+      assert.isUndefined(caller.pollUnsafe())
+      Deferred.doneUnsafe(lose, Exit.fail(gone(false)))
+      turns.takeAll()
+      assert.deepInclude(router.state, { queued: 0, running: 0 })
+      assert.deepInclude(reasonOf(caller.pollUnsafe()!), { _tag: "TransportError", started: false })
+    })
+
+    it("sends what has not begun to another one, once", () => {
+      let calls = 0
+      const replica = (i: number) =>
+        fake(i, () =>
+          Effect.suspend(() => {
+            calls++
+            return Effect.fail(gone(false))
+          })
+        )
+      const { fork, router, turns } = over(replica(0), replica(1), replica(2))
+      const caller = fork(send(router, () => Effect.void))
+      turns.takeAll()
+      assert.strictEqual(calls, 2)
+      assert.deepInclude(reasonOf(caller.pollUnsafe()!), { _tag: "TransportError", started: false })
+      assert.deepInclude(router.state, { rerouted: 1, failed: 1, running: 0, queued: 0 })
+    })
+
+    it("sends no more of it to others than the budget allows", () => {
+      const seen = new Set<number>()
+      const { fork, router, turns } = over(
+        fake(0, ({ turn }) =>
+          Effect.suspend(() => {
+            if (seen.has(turn)) return Effect.succeedSome("done")
+            seen.add(turn)
+            return Effect.fail(gone(false))
+          })
+        )
+      )
+      for (let i = 0; i < 200; i++) fork(send(router, () => Effect.void))
+      turns.takeAll()
+      assert.deepInclude(router.state, { rerouted: 140, completed: 140, failed: 60 })
+    })
+
+    it("never sends what has begun to another one, whatever is said of it", () => {
+      for (const started of [true, false]) {
+        let calls = 0
+        const replica = (i: number) =>
+          fake(i, (request) => {
+            calls++
+            request.state = "Running"
+            return Effect.fail(gone(started))
+          })
+        const { fork, router, turns } = over(replica(0), replica(1))
+        const caller = fork(send(router, () => Effect.void))
+        turns.takeAll()
+        assert.strictEqual(calls, 1)
+        assert.deepInclude(reasonOf(caller.pollUnsafe()!), { _tag: "TransportError", started })
+        assert.deepInclude(router.state, { rerouted: 0, failed: 1 })
+      }
+    })
+
+    it("doesn't choose one again that says it has left", () => {
+      const calls = [0, 0]
+      const replicas = [0, 1].map((i) =>
+        fake(
+          i,
+          () =>
+            Effect.suspend(() => {
+              calls[i]!++
+              return i === 0 ? Effect.fail(gone(false)) : Effect.succeedSome("done")
+            }),
+          { hasLeft: () => i === 0 && calls[0]! > 0 }
+        )
+      )
+      const { fork, router, turns } = over(...replicas)
+      for (let i = 0; i < 50; i++) fork(send(router, () => Effect.void))
+      turns.takeAll()
+      assert.deepStrictEqual(calls, [1, 50])
+      assert.deepInclude(router.state, { completed: 50, failed: 0 })
+    })
+
+    it("tells what is full of a router without a limit", () => {
+      const world = makeWorld(smooth)
+      const router = world.router({
+        replicas: [fake(0, () => Effect.succeedNone)],
+        maxOngoingRequests: Infinity,
+        maxQueuedRequests: 1
+      })
+      const callers = [0, 1].map(() => world.fork(send(router, () => Effect.void)))
+      world.turns.takeAll()
+      assert.deepInclude(router.state, { queued: 1 })
+      assert.deepInclude(reasonOf(callers[1]!.pollUnsafe()!), { _tag: "QueueFull", queued: 1, maxQueuedRequests: 1 })
+    })
+  })
+
   describe("with 10,000 callers waiting", () => {
     const handlers = { "at once": Effect.void, "in turns": Effect.yieldNow }
     for (const [how, work] of Object.entries(handlers)) {
