@@ -82,12 +82,13 @@ interface Common<A, S> extends Partial<Encoded> {
   /** Its name in states, spans and metrics. Default `"batcher"`, `"batcher-2"` for the second of a replica, and so on. */
   readonly name?: string
   /**
-   * The size of a candidate batch, such as its tokens after padding; default its length. As a plain function it is called for
+   * The size of a candidate batch, such as its tokens after padding. As a plain function it is called for
    * every item that is looked at, with all items so far; as a {@link Cost} it takes one step for each. An item that doesn't fit any
-   * more is the first of the next batch; one that is larger than `maxBatchSize` alone fails with `ItemTooLarge`.
+   * more is the first of the next batch; one that is larger than `maxBatchSize` alone fails with `ItemTooLarge`. Default: how many items
+   * it has.
    */
   readonly batchSize?: ((items: ReadonlyArray<A>) => number) | Cost<A, S>
-  /** Only items with equal keys (`Equal`) go together, such as a model's name, or the length of a text in steps of 16. */
+  /** Only items with equal keys (`Equal`) go together, such as a model's name, or the length of a text in steps of 16. Default none: any go together. */
   readonly key?: (item: A) => unknown
   /** Time that items which wait, and batches that run, get when the scope closes. Default `"20 seconds"`. */
   readonly gracefulShutdownTimeout?: Duration.Input
@@ -111,17 +112,21 @@ export type Options<A, B, E, R, S = number, EItem = never> = Common<A, S> & {
   readonly run: (items: NonEmptyReadonlyArray<A>) => Effect.Effect<ReadonlyArray<B | Exit.Exit<B, EItem>>, E, R>
 } & OnFailure
 
-/**
- * What happens when `run` fails. `"fail"` fails every item of the batch. `"bisect"` runs each half again, and their halves, until
- * the items that make it fail are alone; only for work that may be run twice, which `idempotent` declares: `k` bad items of `n`
- * cost up to `2 k log2 n` further runs.
- */
 type OnFailure =
-  | { readonly onFailure?: "fail"; readonly idempotent?: boolean }
+  | {
+      /**
+       * What happens when `run` fails. `"fail"` fails every item of the batch. `"bisect"` runs each half again, and their halves, until
+       * the items that make it fail are alone; only for work that may be run twice, which `idempotent` declares: `k` bad items of `n`
+       * cost up to `2 k log2 n` further runs. Default `"fail"`.
+       */
+      readonly onFailure?: "fail"
+      /** Whether items may be run twice. Default `false`. */
+      readonly idempotent?: boolean
+    }
   | { readonly onFailure: "bisect"; readonly idempotent: true }
 
 /**
- * A function that batches its calls.
+ * A function that batches its calls. They fail with the error of `run` or of the item, or with a `ServeError`.
  *
  * @category models
  * @since 0.1.0
@@ -131,7 +136,7 @@ export interface Batched<A, B, E> extends Controls {
 }
 
 /**
- * A function that batches its calls, and whose results stream.
+ * A function that batches its calls, and whose results stream. They fail with the error of `run`, or with a `ServeError`.
  *
  * @category models
  * @since 0.1.0
@@ -219,6 +224,8 @@ export interface StreamOptions<A, B, E, R, S = number> extends Common<A, S> {
 /**
  * Makes a function that takes one item, runs it with others, and gives its results as a stream. A batch has its slot until its last
  * stream has ended.
+ *
+ * Streams fail with the error of `run`, or with a `ServeError`, as calls of {@link make} do. Dies when an option is out of range.
  *
  * @category constructors
  * @since 0.1.0

@@ -70,7 +70,7 @@ export interface ContinuousOptions<A, S, B, E, R> extends Partial<typeof Continu
   readonly step: (
     active: NonEmptyReadonlyArray<S>
   ) => Effect.Effect<ReadonlyArray<Step<S, B> | Exit.Exit<Step<S, B>, E>>, E, R>
-  /** Gives back what a state holds, when its sequence ends for any reason. */
+  /** Gives back what a state holds, when its sequence ends for any reason. Default: nothing is done. */
   readonly release?: (state: S) => Effect.Effect<void, never, R>
 }
 
@@ -95,7 +95,8 @@ export interface ContinuousState {
 }
 
 /**
- * A function that lets an item join the loop and gives what its sequence emits.
+ * A function that lets an item join the loop and gives what its sequence emits. It fails with the error of `admit` or `step`, or with a
+ * `ServeError`.
  *
  * @category models
  * @since 0.1.0
@@ -130,6 +131,9 @@ class Sequence<A, S, B, E> {
  *
  * A caller that leaves, or whose deadline passes, takes its sequence out before the next step; when none is left, the step that
  * runs is interrupted. A caller that reads slowly makes its own sequence sit out, and no other.
+ *
+ * Streams fail with the error of `admit` or `step`, or with a `ServeError`: `QueueFull`, `BatchContract`, `DeadlineExceeded` or
+ * `Unavailable`. Dies when an option is out of range.
  *
  * @example
  * ```ts

@@ -26,17 +26,17 @@ export interface RetryOptions {
  * @since 0.1.0
  */
 export interface ClientOptions<Name extends string = string> {
-  /** Headers of every request, or what gives them before each attempt, such as a token that is renewed. */
+  /** Headers of every request, or what gives them before each attempt, such as a token that is renewed. Default none. */
   readonly headers?: HeaderFields | (() => HeaderFields | Promise<HeaderFields>)
   /** What sends requests. Default: the `fetch` of the platform. */
   readonly fetch?: (url: string, init: RequestInit) => Promise<Response>
   /** The `timeout` of calls that have none of their own, in milliseconds. Default none. */
   readonly timeout?: number
-  /** Default: 3 attempts, with a budget of 20 %. `false` for one attempt. */
+  /** How often failed calls are tried again; `false` for never. Default: 3 attempts, with a budget of 20 %. */
   readonly retry?: false | RetryOptions
   /**
    * The name of the deployment. Only with it is a refusal that a handler got from another deployment, and passed on, told from one before
-   * the handler began; it is then tried again for none but idempotent calls.
+   * the handler began; it is then tried again for none but idempotent calls. Default none.
    */
   readonly deployment?: Name
 }
@@ -48,7 +48,7 @@ export interface ClientOptions<Name extends string = string> {
  * @since 0.1.0
  */
 export interface CallOptions {
-  /** Ends the call, and its work on the server, with `Aborted`. */
+  /** Ends the call, and its work on the server, with `Aborted`. Default none. */
   readonly signal?: AbortSignal
   /**
    * Milliseconds until the caller gives up, with all attempts; for a stream, until it has ended. The server knows them and answers with
@@ -57,11 +57,11 @@ export interface CallOptions {
   readonly timeout?: number
   /** How important the call is. Default `"default"`. */
   readonly priority?: "critical" | "default" | "sheddable"
-  /** On whose behalf it is. */
+  /** On whose behalf it is. Default: nobody's. */
   readonly tenant?: string
   /** What the server calls the request in its log. Default: the server makes one up. */
   readonly requestId?: string
-  /** Further headers. They come before those of the client. */
+  /** Further headers. They come before those of the client. Default none. */
   readonly headers?: Readonly<Record<string, string>>
   /**
    * Whether the work may be done twice: then the call is also tried again when its connection was lost, or when a proxy gave a bad answer.

@@ -23,10 +23,18 @@ export type Mark =
   | { readonly _tag: "Multipart" }
   | { readonly _tag: "Event" }
 
-/** What is written on a schema by the constructors of this module. */
+/**
+ * What is written on a schema by the constructors of this module.
+ *
+ * @internal
+ */
 export const markOf = (ast: SchemaAST.AST): Mark | undefined => ast.annotations?.[KEY] as Mark | undefined
 
-/** Whether a payload is a body that is read while it comes. */
+/**
+ * Whether a payload is a body that is read while it comes.
+ *
+ * @internal
+ */
 export const takesStream = (payload: SchemaAST.AST): boolean => {
   const tag = markOf(payload)?._tag
   return tag === "Upload" || tag === "Multipart"

@@ -44,13 +44,13 @@ const mebibytes = Schema.optionalKey(Schema.Number.check(Schema.isGreaterThan(0)
 
 /** The most memory that a thread may use, in MiB, as Node's `Worker` takes it; what is left out has Node's default. */
 export const ResourceLimits = Schema.Struct({
-  /** Of its heap, for what lives long. */
+  /** MiB of its heap, for what lives long. Default: Node's. */
   maxOldGenerationSizeMb: mebibytes,
-  /** Of its heap, for what was made lately. */
+  /** MiB of its heap, for what was made lately. Default: Node's. */
   maxYoungGenerationSizeMb: mebibytes,
-  /** For compiled code. */
+  /** MiB for compiled code. Default: Node's. */
   codeRangeSizeMb: mebibytes,
-  /** Of its stack. */
+  /** MiB of its stack. Default: Node's. */
   stackSizeMb: mebibytes
 })
 

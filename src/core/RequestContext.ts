@@ -26,13 +26,15 @@ export type Priority = "critical" | "default" | "sheddable"
  * @since 0.1.0
  */
 export interface CallOptions {
-  /** Time until the caller gives up. It can shorten the deadline of the request being served, never lengthen it. */
+  /** Time until the caller gives up. It can shorten the deadline of the request being served, never lengthen it. Default: that deadline. */
   readonly timeout?: Duration.Input
-  /** Default `"default"`. */
+  /** How important it is. Default: as the request being served, and `"default"` outside of one. */
   readonly priority?: Priority
-  /** On whose behalf it is; a deployment with `fairness: "tenant"` shares its time out among tenants. */
+  /** On whose behalf it is; a deployment with `fairness: "tenant"` shares its time out among tenants. Default: that of the request being served. */
   readonly tenant?: string
+  /** The model that is meant, for handlers that have several. Default: that of the request being served. */
   readonly modelId?: string
+  /** The session that it belongs to, for handlers that keep some. Default: that of the request being served. */
   readonly sessionId?: string
 }
 
@@ -114,7 +116,11 @@ export const RequestContext: Context.Reference<RequestContext> = Context.Referen
   { defaultValue: () => empty }
 )
 
-/** The request of a call that is made with `options` by what serves `outer`, at the time `now`. */
+/**
+ * The request of a call that is made with `options` by what serves `outer`, at the time `now`.
+ *
+ * @internal
+ */
 export const derive = (outer: RequestContext, options: CallOptions, now: number): RequestContext => ({
   requestId: outer.requestId,
   route: outer.route,
@@ -127,6 +133,10 @@ export const derive = (outer: RequestContext, options: CallOptions, now: number)
   sessionId: options.sessionId ?? outer.sessionId
 })
 
-/** The time that a caller gives a call, in milliseconds. */
+/**
+ * The time that a caller gives a call, in milliseconds.
+ *
+ * @internal
+ */
 export const millisOf = (timeout: Duration.Input | undefined): number =>
   timeout === undefined ? Infinity : Duration.toMillis(Duration.fromInputUnsafe(timeout))

@@ -51,7 +51,7 @@ export const Options = Schema.Struct({
   concurrencyLimit: Schema.Literals(["fixed", "adaptive"]).pipe(
     Schema.withDecodingDefaultTypeKey(orElse("fixed" as const))
   ),
-  /** Least that an adaptive limit allows, at least 1 and at most `maxOngoingRequests`. Default `1`. */
+  /** Requests that an adaptive limit allows at the least, at least 1 and at most `maxOngoingRequests`. Default `1`. */
   minOngoingRequests: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(1))),
   /**
    * Whether a replica that fails while the others don't gets no requests for a while: 5 seconds, and longer each time. At
@@ -72,7 +72,12 @@ export const Options = Schema.Struct({
   gracefulShutdownTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(20))))
 }).check(minAtMostMax)
 
-/** What {@link Options} has, and the options of a deployment that is built from a module. */
+/**
+ * What {@link Options} has, and the options of a deployment that is built from a module.
+ *
+ * @category options
+ * @since 0.1.0
+ */
 export const ModuleOptions = Schema.Struct({
   ...Options.fields,
   /**
@@ -138,15 +143,18 @@ const oneOfUrls = Schema.makeFilter(({ url, urls }: { readonly url?: string; rea
  * @since 0.1.0
  */
 export const RemoteOptions = Schema.Struct({
-  /** The ingress that serves the deployment, such as `"http://10.0.0.1:8000"`; `https:` for TLS. A path is what stands before `/-/rpc`. */
+  /**
+   * The ingress that serves the deployment, such as `"http://10.0.0.1:8000"`; `https:` for TLS. A path is what stands before `/-/rpc`.
+   * Default none: there are `urls`.
+   */
   url: Schema.optionalKey(Url),
-  /** Several of them, among which requests are shared out by how many each has and how long it takes. */
+  /** Several of them, among which requests are shared out by how many each has and how long it takes. Default none: there is `url`. */
   urls: Schema.optionalKey(Urls),
   /** Connections to each URL. One carries many calls at once. Default `1`. */
   connections: count(1).pipe(Schema.withDecodingDefaultTypeKey(orElse(1))),
   /** Time in which a connection must be there. Default `"5 seconds"`. */
   connectTimeout: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.seconds(5)))),
-  /** The waits before other tries to connect: twice as long each time, less a random part, so that clients don't come back together. */
+  /** The waits before other tries to connect: twice as long each time, less a random part, so that clients don't come back together. Default `{}`. */
   reconnect: Schema.Struct({
     /** The longest that the first one may be. Default `"100 millis"`. */
     firstDelay: Time.pipe(Schema.withDecodingDefaultTypeKey(orElse(Duration.millis(100)))),
@@ -172,10 +180,11 @@ export const RemoteOptions = Schema.Struct({
   gracefulShutdownTimeout: Options.fields.gracefulShutdownTimeout,
   /** Whom to trust and who to be, for `https:` URLs, in PEM. Default: Node's authorities, and no certificate. */
   tls: Schema.Struct({
-    /** Who signs the certificates of servers. */
+    /** Who signs the certificates of servers. Default: Node's authorities. */
     ca: Schema.optionalKey(Schema.NonEmptyString),
-    /** The certificate of this client, and its key. */
+    /** The certificate of this client. Default none. */
     cert: Schema.optionalKey(Schema.NonEmptyString),
+    /** The key of that certificate. Default none. */
     key: Schema.optionalKey(Schema.NonEmptyString)
   }).pipe(Schema.withDecodingDefaultKey(orElse({})))
 }).check(oneOfUrls)

@@ -46,8 +46,8 @@ export interface DeploymentState extends Router.State {
 }
 
 /**
- * Calls a method without a fiber: for whom `outer` says, outside of any trace. `answer` is called once, perhaps at once; a call that has
- * not ended returns what ends it, and waits until its work has stopped, and then nobody is answered.
+ * Calls a method without a fiber: for whom `outer` says, outside of any trace. `answer` is called once, perhaps at once, and is told whether
+ * the handler may have begun; a call that has not ended returns what ends it, and waits until its work has stopped, and then nobody is answered.
  *
  * @category models
  * @since 0.1.0
@@ -55,7 +55,7 @@ export interface DeploymentState extends Router.State {
 export type Direct = (
   payload: unknown,
   outer: RequestContext,
-  answer: (exit: Exit.Exit<unknown, unknown>) => void
+  answer: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void
 ) => Effect.Effect<void> | undefined
 
 /**
@@ -184,7 +184,7 @@ const requestFactory =
     method: number,
     payload: unknown,
     options: CallOptions | undefined,
-    answer: Request["answer"],
+    answer: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void,
     relay?: Relay
   ): Request => {
     const now = router.now

@@ -108,9 +108,7 @@ const routingOf = (deployment: string, options: typeof RemoteOptions.Type) => {
 
 const headersOf = (auth: Credentials | undefined): Connection.Target["headers"] => {
   if (auth === undefined) return Effect.succeed({})
-  return Redacted.isRedacted(auth)
-    ? Effect.sync(() => ({ authorization: `Bearer ${Redacted.value(auth as Redacted.Redacted)}` }))
-    : (auth as Connection.Target["headers"])
+  return Redacted.isRedacted(auth) ? Effect.sync(() => ({ authorization: `Bearer ${Redacted.value(auth)}` })) : auth
 }
 
 /** What stands in the place of a replica that there is no connection to. */
@@ -253,7 +251,7 @@ const keepConnected = Effect.fnUntraced(function* (
       const log = isPlanned ? Effect.logInfo : Effect.logWarning
       if (!reach.failed(place, connected.failure)) yield* log(`Replica "${id}": ${connected.failure.message}`)
     }
-    const doubled = Duration.toMillis(reconnect.firstDelay) * 2 ** Math.min(failures, 20)
+    const doubled = Duration.toMillis(reconnect.firstDelay) * 2 ** Math.min(Math.max(failures - 1, 0), 20)
     const most = Math.min(doubled, Duration.toMillis(reconnect.maxDelay))
     // At random, so that clients which were cut off together don't come back together (full jitter: Brooker, "Exponential
     // Backoff and Jitter", AWS 2015).

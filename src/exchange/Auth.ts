@@ -87,8 +87,8 @@ export interface Peer {
 }
 
 /**
- * Finds out who makes a request, before its body is read. Names of headers are in lower case. Other failures than these two are
- * defects. It runs for every request, so what it looks up is better kept for a while.
+ * Finds out who makes a request, before its body is read. Names of headers are in lower case. It fails with `Unauthorized` or
+ * `Forbidden`; other failures are defects. It runs for every request, so what it looks up is better kept for a while.
  *
  * @example
  * ```ts
@@ -218,9 +218,9 @@ const tokenUnknown = Effect.fail(
  * @since 0.1.0
  */
 export interface CertificateOptions {
-  /** By the SHA-256 of the whole certificate, in hexadecimal, with or without colons. This comes first. */
+  /** By the SHA-256 of the whole certificate, in hexadecimal, with or without colons. This comes first. Default none. */
   readonly byFingerprint?: Readonly<Record<string, Principal | string>>
-  /** By the common name of its subject; for this, trust whom the `ca` gives names to. */
+  /** By the common name of its subject; for this, trust whom the `ca` gives names to. Default none. */
   readonly byCommonName?: Readonly<Record<string, Principal | string>>
 }
 
@@ -313,7 +313,11 @@ interface Connection {
   readonly getPeerCertificate?: () => PeerCertificate
 }
 
-/** What a connection says about its other end. */
+/**
+ * What a connection says about its other end.
+ *
+ * @internal
+ */
 export const peerOf = (socket: Connection): Peer => ({
   remoteAddress: socket.remoteAddress,
   certificate: socket.authorized === true ? verified(socket) : undefined

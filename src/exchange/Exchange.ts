@@ -11,6 +11,7 @@ import { empty, type RequestContext } from "../core/RequestContext.ts"
 import { because } from "../core/ServeError.ts"
 import { type Offer, PROTOCOL } from "../wire/Connection.ts"
 import { runner } from "../wire/Serving.ts"
+import type * as Spans from "../wire/Spans.ts"
 import { NO_CONTENT, ofServeError, problem, type Reply, text } from "./Answer.ts"
 import type { Authorize, Peer } from "./Auth.ts"
 import type * as Compression from "./Compression.ts"
@@ -95,6 +96,8 @@ export interface Settings {
   readonly cors: typeof Cors.Options.Type
   readonly compression: typeof Compression.Options.Type | undefined
   readonly choices: Status.Choices
+  /** Makes a call part of the trace in which it comes. */
+  readonly under: Spans.Spans["under"]
   /** What other processes may call. */
   readonly rpc: typeof RemoteCalls.Options.Type
   /** The methods as OpenAPI. */
@@ -175,7 +178,7 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
   answering: Answering<R>
 ) {
   const { bounds } = settings
-  const reception = yield* Reception.make(settings.authorize)
+  const reception = yield* Reception.make(settings.authorize, settings.under)
   const isClosed = settings.authorize !== undefined && settings.protectOwnPaths
   const statusOf = Status.ofFailure(Schema.Never, settings.choices)
   const own = OwnPaths.make({
@@ -323,8 +326,17 @@ export const make = Effect.fnUntraced(function* <R extends Route>(
             const message = `Deployment ${JSON.stringify(deployment)} is not served here, or can't be called so. There are: ${names.join(", ")}`
             return problem(404, "NotFound", message, requestId)
           }
-          const { maxInFlightSize: window, pingTimeout } = settings.rpc
-          return { methods, maxSize: bounds.maxBodySize, window, pingTimeout, runner }
+          const { maxInFlightSize: window, trustPrincipals: trustsPrincipals } = settings.rpc
+          const pingTimeout = Duration.fromInputUnsafe(settings.rpc.pingTimeout)
+          return {
+            methods,
+            maxSize: bounds.maxBodySize,
+            window,
+            trustsPrincipals,
+            pingTimeout,
+            runner,
+            under: settings.under
+          }
         }
       }).pipe(Effect.provideContext(reception.contextFor(context, headers)))
     },

@@ -12,6 +12,7 @@ import { because, DeadlineExceeded, type ServeError, Shed, Unavailable } from ".
 import { ofFailure, ofServeError, type Place, problem, type Reply } from "./Answer.ts"
 import { type Authorize, Forbidden, type Peer, Unauthorized } from "./Auth.ts"
 import { ProcessGate } from "./ProcessGate.ts"
+import { ofPeer, type Spans } from "../wire/Spans.ts"
 import * as Status from "./Status.ts"
 
 /**
@@ -54,8 +55,11 @@ export interface Reception {
   readonly drain: () => void
 }
 
-/** Opens a reception. */
-export const make = Effect.fnUntraced(function* (authorize: Authorize | undefined) {
+/** Opens a reception. `under` makes a request part of the trace in which it comes. */
+export const make = Effect.fnUntraced(function* (
+  authorize: Authorize | undefined,
+  under: Spans["under"] = ofPeer.under
+) {
   // A request has a scope of its own: in this one, what its stream opens would pile up.
   const services = Context.omit(Scope.Scope)(yield* Effect.context())
   const clock = yield* Clock.Clock
@@ -90,7 +94,7 @@ export const make = Effect.fnUntraced(function* (authorize: Authorize | undefine
       if (headers["traceparent"] === undefined) return withRequest
       return Option.match(HttpTraceContext.fromHeaders(Headers.fromInput(headers as Record<string, string>)), {
         onNone: () => withRequest,
-        onSome: (span) => Context.add(withRequest, Tracer.ParentSpan, span) as Context.Context<never>
+        onSome: (span) => under(withRequest, span)
       })
     },
     unavailable,

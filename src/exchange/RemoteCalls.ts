@@ -69,7 +69,6 @@ export const ofEndpoint = ({ call, direct, open, rpc }: Endpoint): Callable | un
  */
 export const passing = (method: string, stream: boolean): MethodCodec => {
   const asIs = { encode: (value: unknown) => value, decode: (sent: unknown) => sent }
-  const ended = (value: unknown): value is SentExit => Array.isArray(value)
   return {
     method,
     stream,
@@ -80,11 +79,13 @@ export const passing = (method: string, stream: boolean): MethodCodec => {
     encodeExit: (exit) => {
       if (Exit.isSuccess(exit)) return stream ? ["success", undefined] : (exit.value as SentExit)
       const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
-      return ended(error) ? error : encodeFailure(exit.cause, binary)
+      return isSentExit(error) ? error : encodeFailure(exit.cause, binary)
     },
     decodeExit: () => Exit.die(new Error("Nothing is called through it"))
   }
 }
+
+const isSentExit = (value: unknown): value is SentExit => Array.isArray(value)
 
 /** Does in the app what a call asks that came by a thread. */
 export const pass = (
@@ -95,10 +96,23 @@ export const pass = (
   const work = () => run(codec.payload.decode(sent))
   return codec.stream
     ? Stream.suspend(() => work() as Stream.Stream<unknown, unknown>).pipe(
-        Stream.mapArray((elements): NonEmptyReadonlyArray<unknown> => [codec.elements.encode(elements)]),
+        Stream.mapArray((elements) => inParts(codec, elements)),
         Stream.catchCause((cause) => Stream.fail(fail(cause)))
       )
     : Effect.map(Effect.exit(Effect.suspend(() => work() as Effect.Effect<unknown, unknown>)), codec.encodeExit)
+}
+
+/** Bytes that elements which are sent together have at most, unless it is one. */
+const TOGETHER = 64 * 1024
+
+/** Encodes elements, as many together as may be. */
+const inParts = (codec: MethodCodec, elements: NonEmptyReadonlyArray<unknown>): NonEmptyReadonlyArray<unknown> => {
+  const sent = codec.elements.encode(elements) as Uint8Array
+  if (sent.byteLength <= TOGETHER || elements.length === 1) return [sent]
+  const half = elements.length >> 1
+  const halves = [elements.slice(0, half), elements.slice(half)] as unknown as [typeof elements, typeof elements]
+  const [first, ...more] = inParts(codec, halves[0])
+  return [first, ...more, ...inParts(codec, halves[1])]
 }
 
 /**
@@ -117,7 +131,7 @@ export interface Caller {
 export const make = <R extends Route>(
   endpoints: ReadonlyArray<R>,
   callableOf: (endpoint: R) => Callable | undefined,
-  { overload, services: context }: Reception,
+  { isTraced, overload, services: context }: Reception,
   { mayNamePrincipals, principal }: Caller
 ): ReadonlyMap<string, Served> => {
   const admitted = (request: RequestContext): RequestContext => {
@@ -131,8 +145,9 @@ export const make = <R extends Route>(
   return new Map(
     endpoints.flatMap((endpoint) => {
       const { deployment, method } = endpoint
-      const callable = callableOf(endpoint)
-      if (callable === undefined) return []
+      const found = callableOf(endpoint)
+      if (found === undefined) return []
+      const { direct, ...callable } = found
       const onFailure = (cause: Cause.Cause<unknown>, { requestId }: RequestContext) => {
         const died = Cause.findDefect(cause)
         if (Result.isFailure(died) || died.success instanceof Misfit) return
@@ -140,7 +155,8 @@ export const make = <R extends Route>(
         Effect.runForkWith(context)(Effect.annotateLogs(log, { requestId }))
       }
       const admit: Served["admit"] = (request) => overload(deployment, request.priority) ?? admitted(request)
-      return [[method, { ...callable, context, onFailure, admit }]]
+      const fiberless = direct === undefined || isTraced ? {} : { direct }
+      return [[method, { ...callable, ...fiberless, context, onFailure, admit }]]
     })
   )
 }

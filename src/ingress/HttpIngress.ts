@@ -24,7 +24,8 @@ import * as OwnPaths from "../exchange/OwnPaths.ts"
 import * as ProcessGate from "../exchange/ProcessGate.ts"
 import * as RemoteCalls from "../exchange/RemoteCalls.ts"
 import * as RouteTable from "../exchange/RouteTable.ts"
-import { Remotes } from "./Remotes.ts"
+import { ofPeer } from "../wire/Spans.ts"
+import { Remotes, SHUTDOWN_TIMEOUT } from "./Remotes.ts"
 import * as Tally from "../exchange/Tally.ts"
 import * as ThreadServer from "./ThreadServer.ts"
 
@@ -69,15 +70,18 @@ export const Options = Schema.Struct({
   protectOwnPaths: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(true))),
   /** Pages of which other origins may call. Default none. */
   cors: Cors.Options.pipe(Schema.withDecodingDefaultKey(orElse({}))),
-  /** For remote handles (`toLayerRemote`), which connect at `/-/rpc`. */
+  /** For remote handles (`toLayerRemote`), which connect at `/-/rpc`. Default `{}`. */
   rpc: RemoteCalls.Options.pipe(Schema.withDecodingDefaultKey(orElse({}))),
   /** What is compressed, of answers that are sent whole; streams are not. Default nothing; `{}` for the defaults of its own. */
   compression: Schema.optionalKey(Compression.Options),
   /** What `/-/openapi.json` and `/-/docs` are headed with. Default: the names of the deployments, and `"1.0.0"`. */
   openApi: Schema.optionalKey(
     Schema.Struct({
+      /** What the API is called. Default: the names of the deployments. */
       title: Schema.optionalKey(Schema.NonEmptyString),
+      /** That of the API, not of OpenAPI. Default `"1.0.0"`. */
       version: Schema.optionalKey(Schema.NonEmptyString),
+      /** What it is for, in Markdown. Default none. */
       description: Schema.optionalKey(Schema.String)
     })
   )
@@ -235,6 +239,7 @@ const settingsOf = Effect.fnUntraced(function* <A>(
     document,
     cors: bounds.cors,
     rpc: bounds.rpc,
+    under: ofPeer.under,
     authorize: secured ? (headers, peer) => Effect.provideContext(authorize(headers, peer), context) : undefined
   }
 })
@@ -337,9 +342,6 @@ const addTo = <R extends RouteTable.Routes, A>(
       yield* Effect.forEach(patterns, (pattern) => router.add("*", pattern, handler), { discard: true })
     })
   ).pipe(Layer.provide(gateFor(options)))
-
-/** Time that calls of remote handles get to finish at shutdown, where the server has no such time for them. */
-const SHUTDOWN_TIMEOUT = Duration.seconds(20)
 
 // Given as a layer, one gate serves all the ingresses of an application: they share its event loop.
 const gateFor = ({ processGate }: { readonly processGate?: boolean }) =>

@@ -21,10 +21,13 @@ import { isRpc, RpcServer } from "./RpcServer.ts"
  * @since 0.1.0
  */
 export const Tls = Schema.Struct({
+  /** The key of the certificate, in PEM. */
   key: Schema.NonEmptyString,
+  /** The certificate, in PEM, and those between it and who signs it. */
   cert: Schema.NonEmptyString,
-  /** Certificates of those who sign the certificates of clients, in PEM. */
+  /** Certificates of those who sign the certificates of clients, in PEM. Default: Node's authorities. */
   ca: Schema.optionalKey(Schema.NonEmptyString),
+  /** What is asked of clients: nothing, to `"request"` a certificate, or to `"require"` one of the `ca`. Default `"none"`. */
   clientCertificate: Schema.Literals(["none", "request", "require"]).pipe(
     Schema.withDecodingDefaultTypeKey(Effect.succeed("none" as const))
   )
@@ -129,7 +132,10 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     new Conversation(desk, request, response, true).begin()
   )
   yield* Effect.acquireRelease(listen(server, bounds), () =>
-    Effect.sync(() => exchange.drain()).pipe(
+    Effect.sync(() => {
+      exchange.drain()
+      rpc.stop()
+    }).pipe(
       Effect.andThen(
         Effect.all([open.finish(bounds.gracefulShutdownTimeout), remotes.finish(bounds.gracefulShutdownTimeout)], {
           concurrency: "unbounded",

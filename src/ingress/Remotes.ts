@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import { type Duration, Effect, Exit, type Scope } from "effect"
+import { Duration, Effect, Exit, Fiber, type Scope } from "effect"
 import type { HttpServerRequest } from "effect/http"
 import * as Socket from "effect/socket/Socket"
 import * as Metrics from "../core/Metrics.ts"
@@ -13,6 +13,9 @@ import type { Exchange } from "../exchange/Exchange.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import { accept, type Accepted, type Offer } from "../wire/Connection.ts"
 import type { Socket as WebSocket } from "../wire/SocketPort.ts"
+
+/** Time that calls get to finish where a server is stopped that has no such time for them. */
+export const SHUTDOWN_TIMEOUT = Duration.seconds(20)
 
 export class Remotes {
   private readonly open = new Set<Accepted>()
@@ -28,7 +31,10 @@ export class Remotes {
     return Effect.flatMap(accept(socket, offer), (accepted) => {
       this.open.add(accepted)
       return Effect.ensuring(
-        Effect.onInterrupt(accepted.closed, () => Effect.sync(accepted.end)),
+        // The server that runs this stops.
+        Effect.onInterrupt(accepted.closed, () =>
+          Effect.andThen(Effect.timeoutOption(accepted.leave, SHUTDOWN_TIMEOUT), Effect.sync(accepted.end))
+        ),
         Effect.sync(() => this.open.delete(accepted))
       )
     })
@@ -67,9 +73,9 @@ export class Remotes {
     return Effect.gen({ self: this }, function* () {
       const adapter = new Adapter(yield* socket.writer)
       const reader = yield* Effect.orDie(socket.reader)
-      const serving = yield* Effect.forkScoped(this.serve(adapter, offer), { startImmediately: true })
-      yield* adapter.read(reader)
-      serving.interruptUnsafe()
+      // Goes on while this is told to stop.
+      const reading = Effect.forkDetach(adapter.read(reader))
+      yield* Effect.acquireUseRelease(reading, () => this.serve(adapter, offer), Fiber.interrupt)
     })
   }
 }

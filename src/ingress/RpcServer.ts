@@ -6,7 +6,6 @@
 import * as NodeWS from "@effect/platform-node/NodeWS"
 import { type Duration, Effect } from "effect"
 import * as Http from "node:http"
-import type { Duplex } from "node:stream"
 import type { Socket } from "node:net"
 import type { Reply } from "../exchange/Answer.ts"
 import { peerOf } from "../exchange/Auth.ts"
@@ -30,6 +29,9 @@ export class RpcServer<R extends Route> {
   private readonly count: Count
   private readonly decideTimeout: Duration.Duration
   private readonly sockets: NodeWS.WebSocketServer
+  /** Those that are no connections yet, or will never be. */
+  private readonly waiting = new Set<Socket>()
+  private isStopping = false
 
   /** `headersTimeout` also bounds how long it may take to find out who connects. */
   constructor(
@@ -51,26 +53,36 @@ export class RpcServer<R extends Route> {
   }
 
   /** Takes a request that {@link isRpc}, or answers it. */
-  upgrade(request: Http.IncomingMessage, socket: Duplex, head: Buffer): void {
+  upgrade(request: Http.IncomingMessage, socket: Socket, head: Buffer): void {
     const onError = () => socket.destroy()
     socket.on("error", onError)
+    this.waiting.add(socket)
+    socket.once("close", () => this.waiting.delete(socket))
     const deciding = this.exchange
-      .connect(request.url ?? "", request.headers, () => peerOf(socket as Socket))
+      .connect(request.url ?? "", request.headers, () => peerOf(socket))
       .pipe(Effect.timeoutOption(this.decideTimeout))
     const fiber = Effect.runFork(deciding)
     const onClose = () => fiber.interruptUnsafe()
     socket.once("close", onClose)
     fiber.addObserver((exit) => {
       socket.off("close", onClose)
-      if (exit._tag === "Failure" || exit.value._tag === "None") return void socket.destroy()
+      if (this.isStopping || exit._tag === "Failure" || exit.value._tag === "None") return void socket.destroy()
       const decision = exit.value.value
-      if ("status" in decision) return this.answer(request, socket as Socket, decision)
+      if ("status" in decision) return this.answer(request, socket, decision)
       socket.off("error", onError)
+      this.waiting.delete(socket)
       this.sockets.handleUpgrade(request, socket, head, (connection) => {
         this.count(RPC_PATH, 101)
-        Effect.runFork(this.remotes.serve(connection as unknown as WebSocket, decision))
+        const received = { received: () => socket.bytesRead }
+        Effect.runFork(this.remotes.serve(Object.assign(connection, received) as unknown as WebSocket, decision))
       })
     })
+  }
+
+  /** From now on nobody connects. */
+  stop(): void {
+    this.isStopping = true
+    for (const socket of this.waiting) socket.destroy()
   }
 
   private answer(request: Http.IncomingMessage, socket: Socket, reply: Reply): void {

@@ -109,7 +109,7 @@ interface SentCall {
   readonly rpc: Uint8Array
 }
 
-/** What goes to the app. It is a copy, because of a part of a frame all of it would be sent. */
+/** What goes to the app: a copy, because it is part of a frame, all of which would be copied. */
 export const toApp = (sent: unknown): SentCall => ({ rpc: Uint8Array.from(sent as Uint8Array) })
 
 const isCall = (sent: unknown): sent is SentCall => (sent as Partial<SentCall> | null)?.rpc instanceof Uint8Array

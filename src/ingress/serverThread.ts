@@ -14,6 +14,7 @@ import * as LoopReplica from "../replica/LoopReplica.ts"
 import * as Router from "../routing/Router.ts"
 import type { Start } from "../wire/AppEnd.ts"
 import * as Telemetry from "../wire/Telemetry.ts"
+import { passing } from "../wire/Spans.ts"
 import * as ThreadEnd from "../wire/ThreadEnd.ts"
 import * as Answer from "../exchange/Answer.ts"
 import type { Authorize } from "../exchange/Auth.ts"
@@ -134,6 +135,7 @@ const program = Effect.gen(function* () {
   const ask = end.link.method(authorization.target, authorization.codec)
   const settings: Exchange.Settings = {
     ...data.settings,
+    under: passing,
     bounds: data.bounds as unknown as Exchange.Bounds,
     choices: data.choices,
     authorize: data.asks ? (...question) => ask(question) as ReturnType<Authorize> : undefined,

@@ -23,6 +23,8 @@ export class Relay {
   readonly releasesEarly: boolean
   /** Whether it has done so. */
   hasReleased = false
+  /** Whether the request has ended before its handler began. */
+  isUnbegun = false
   /** When the reader gives up, on the router's time. The request itself may have less time for its first element. */
   deadline = Infinity
   private sink: ((chunk: Chunk) => Effect.Effect<void>) | undefined = undefined
@@ -59,8 +61,9 @@ export class Relay {
   }
 
   /** Ends the stream: after the elements that were offered when `exit` is a success, at once when it is a failure. */
-  end(exit: Exit.Exit<unknown, unknown>): void {
+  end(exit: Exit.Exit<unknown, unknown>, begun = true): void {
     if (this.ended !== undefined) return
+    this.isUnbegun = !begun
     this.ended = Exit.isSuccess(exit) ? Exit.fail(Cause.Done()) : Exit.failCause(exit.cause)
     if (Exit.isFailure(exit)) this.chunk = undefined
     const reader = this.reader

@@ -6,7 +6,7 @@
 import { Cause, type Context, Effect, Exit, Option, type Scope } from "effect"
 import { because, ServeError, TransportError } from "../core/ServeError.ts"
 import * as Connection from "../wire/Connection.ts"
-import { type MethodCodec, Misfit } from "../wire/MethodCodec.ts"
+import { isRefusal, type MethodCodec, Misfit } from "../wire/MethodCodec.ts"
 import type { Replica } from "./Replica.ts"
 import type { Request } from "./Request.ts"
 
@@ -47,13 +47,10 @@ export const connect = Effect.fnUntraced(function* (
   let hasLeft = false
   const offered = new Set(hello.methods)
   const isOffered = codecs.map((codec) => offered.has(Connection.methodName(codec)))
-  const isRefusal = (error: unknown) =>
-    error instanceof ServeError && error.reason._tag === "Unavailable" && error.reason.deployment === deployment
-
   /** Lets the router know that a call has not begun over there, so that it may go to another replica. */
   const unbegunAgain = (request: Request) => (cause: Cause.Cause<unknown>) => {
     const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-    if (error !== unbegun && !isRefusal(error)) return Effect.failCause(cause)
+    if (error !== unbegun && !isRefused(error)) return Effect.failCause(cause)
     request.state = "Reserved"
     return Effect.fail(error === unbegun ? unbegun : refused)
   }
@@ -103,3 +100,7 @@ const missing = ({ method, stream }: MethodCodec) =>
   new Misfit(
     `The other side has no method "${method}" that ${stream ? "streams" : "answers once"}: is it of another version?`
   )
+
+/** Whether a call was refused for a reason that another replica may not have. */
+const isRefused = (error: unknown) =>
+  isRefusal(error) && error instanceof ServeError && error.reason._tag === "Unavailable"

@@ -63,8 +63,8 @@ export class Request {
   /** Where the elements of a stream method go. */
   readonly relay: Relay | undefined
   readonly trace: Trace | undefined
-  /** Tells the caller how the request ended. Called at most once with effect; later calls are ignored. */
-  readonly answer: (exit: Exit.Exit<unknown, unknown>) => void
+  /** Tells the caller how the request ended, and whether its handler may have begun. Later calls than the first one are ignored. */
+  private readonly answer: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void
 
   constructor(fields: {
     readonly method: number
@@ -75,7 +75,7 @@ export class Request {
     readonly deadline: number
     readonly relay: Relay | undefined
     readonly trace: Trace | undefined
-    readonly answer: (exit: Exit.Exit<unknown, unknown>) => void
+    readonly answer: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void
   }) {
     this.method = fields.method
     this.payload = fields.payload
@@ -100,6 +100,11 @@ export class Request {
   /** Whether its caller knows how it ends, and doesn't wait until the work has stopped. */
   get isAnswered(): boolean {
     return this.stopping === "expired" || this.stopping === "lost"
+  }
+
+  /** Answers the caller. */
+  end(exit: Exit.Exit<unknown, unknown>): void {
+    this.answer(exit, this.place !== -1)
   }
 
   /** How far it has come on its replica. */

@@ -172,9 +172,13 @@ export class Places {
   succeeded(index: number, now: number, runTime: number): void {
     this.ejection?.record(index, false, now)
     const place = this.places[index]!
-    place.latency?.record(runTime, now)
     if (place.adaptive?.record(now, runTime, place.ongoing) !== true) return
     this.fork(this.resizeOne(index, place.adaptive.current))
+  }
+
+  /** Takes note that an answer, or the first element of a stream, has come after `time` milliseconds. */
+  answered(index: number, now: number, time: number): void {
+    this.places[index]!.latency?.record(time, now)
   }
 
   /** Takes note of a failure that may be the replica's. */

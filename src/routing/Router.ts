@@ -186,7 +186,7 @@ export class Router {
 
   /** A stream gave its first element: from now on only its caller's own deadline counts, and its permit may be free. */
   streaming(request: Request): void {
-    this.queue.answered(request.method, this.now - request.startedAt)
+    this.answered(request, this.now)
     if (request.relay?.releasesEarly === true) {
       request.relay.hasReleased = true
       this.places.release(request.place)
@@ -304,9 +304,15 @@ export class Router {
       const outcome = this.judge(request, end, now)
       this.release(request, now)
       this.settle(request, outcome)
-      request.answer(outcome === "expired" ? Exit.fail(this.refusals.expired(request.stage)) : Work.answerOf(end))
+      request.end(outcome === "expired" ? Exit.fail(this.refusals.expired(request.stage)) : Work.answerOf(end))
     }
     this.handOver()
+  }
+
+  private answered(request: Request, now: number): void {
+    const time = now - request.startedAt
+    this.queue.answered(request.method, time)
+    this.places.answered(request.place, now, time)
   }
 
   /** How a request ended that was not told to stop, and what is to be learnt from it. */
@@ -314,7 +320,7 @@ export class Router {
     if (Exit.isSuccess(end)) {
       const time = now - request.startedAt
       this.queue.completed(time)
-      if (request.relay === undefined) this.queue.answered(request.method, time)
+      if (request.relay === undefined) this.answered(request, now)
       this.places.succeeded(request.place, now, time)
       return "completed"
     }
@@ -422,12 +428,12 @@ export class Router {
     if (request.stopping !== undefined) return
     if (request.relay?.started !== true) this.places.failed(request.place, now)
     this.stop(request, "expired")
-    request.answer(Exit.fail(this.refusals.expired(request.stage)))
+    request.end(Exit.fail(this.refusals.expired(request.stage)))
   }
 
   private expireQueued(request: Request, now: number): void {
     this.settle(request, "expired")
-    request.answer(Exit.fail(this.refusals.late(request, now, "queue")))
+    request.end(Exit.fail(this.refusals.late(request, now, "queue")))
   }
 
   /** Drops a request that has left the queue for the sake of others. */
@@ -435,13 +441,13 @@ export class Router {
     this.tally.dequeue(request.method)
     this.tally.shed(request.method, why)
     this.settle(request, "failed")
-    request.answer(Exit.fail(this.refusals.shed(request, now, why)))
+    request.end(Exit.fail(this.refusals.shed(request, now, why)))
   }
 
   private refuse(request: Request, error: ServeError): void {
     request.state = "Settled"
     this.tally.reject(request.method, error.reason._tag)
-    request.answer(Exit.fail(error))
+    request.end(Exit.fail(error))
   }
 
   private abandon(): void {
@@ -453,14 +459,14 @@ export class Router {
     for (const request of Array.from(this.queue)) {
       this.leaveQueue(request)
       this.settle(request, "failed")
-      request.answer(Exit.fail(why(request)))
+      request.end(Exit.fail(why(request)))
     }
   }
 
   private lose(request: Request): void {
     const started = request.state === "Running"
     this.stop(request, "lost")
-    request.answer(Exit.fail(this.refusals.lost(this.places.replica(request.place).id, started)))
+    request.end(Exit.fail(this.refusals.lost(this.places.replica(request.place).id, started)))
   }
 
   private get idle(): Effect.Effect<void> {

@@ -7,8 +7,9 @@
  * @since 0.1.0
  */
 import * as NodeWS from "@effect/platform-node/NodeWS"
-import { Clock, Context, Deferred, Duration, Effect, Exit, Schema, type Scope } from "effect"
+import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Option, Schema, type Scope } from "effect"
 import type { IncomingMessage } from "node:http"
+import type * as Net from "node:net"
 import { Link } from "./Link.ts"
 import { type Runner, runner as plainRunner, type Served } from "./Serving.ts"
 import { binary } from "./MethodCodec.ts"
@@ -24,6 +25,8 @@ const Hello = Schema.Struct({
   maxSize: Schema.Int,
   /** Bytes that the payloads of all calls may have which have not ended. */
   window: Schema.Int,
+  /** Whether it believes who the client says that it calls for. */
+  trustsPrincipals: Schema.Boolean,
   /** The names of the methods, each with a star after it when it streams. */
   methods: Schema.Array(Schema.String)
 })
@@ -111,13 +114,15 @@ export const open = Effect.fnUntraced(function* (
   lost: (begun: boolean, why: string) => Exit.Exit<never, unknown>
 ): Effect.fn.Return<Connection, Refused | Unreachable, Scope.Scope> {
   const clock = yield* Clock.Clock
-  const headers = yield* target.headers
   const address = addressOf(target)
   const hello = Deferred.makeUnsafe<typeof Hello.Type, Unreachable>()
   const leaving = Deferred.makeUnsafe<void>()
   const closed = Deferred.makeUnsafe<void>()
   let isLeaving = false
   const unreachable = (description: string) => new Unreachable({ url: target.url, description })
+  const headers = yield* Effect.catchCause(target.headers, (cause) =>
+    Effect.fail(unreachable(`what shows who is calling failed: ${String(Cause.squash(cause))}`))
+  )
   const connect = Effect.callback<{ readonly link: Link; readonly port: SocketPort }, Refused | Unreachable>(
     (resume) => {
       const socket = new NodeWS.WebSocket(address, [PROTOCOL], {
@@ -129,6 +134,8 @@ export const open = Effect.fnUntraced(function* (
         generateMask: (mask) => mask.fill(0)
       })
       let error = "it closed at once"
+      let stream: Net.Socket | undefined
+      socket.on("upgrade", (response) => (stream = response.socket))
       socket.on("error", ({ message }) => (error = message))
       socket.on("unexpected-response", (request, response) => {
         answerOf(response, (description) => {
@@ -146,7 +153,13 @@ export const open = Effect.fnUntraced(function* (
       })
       socket.on("close", () => resume(Effect.fail(unreachable(error))))
       socket.on("open", () => {
-        const port = new SocketPort(socket as unknown as Socket, Infinity)
+        const port = new SocketPort(
+          Object.assign(socket, { received: () => stream?.bytesRead ?? 0 }) as unknown as Socket,
+          {
+            carried: Infinity,
+            largest: target.maxAnswerSize
+          }
+        )
         const link: Link = new Link({
           port,
           form: binary,
@@ -158,6 +171,7 @@ export const open = Effect.fnUntraced(function* (
             if (name === "hello") {
               const said = decodeHello(value)
               port.maxSize = said._tag === "Some" ? Math.max(said.value.maxSize, 0) : 0
+              port.sendsPrincipals = said._tag === "Some" && said.value.trustsPrincipals
               Deferred.doneUnsafe(
                 hello,
                 said._tag === "Some"
@@ -172,9 +186,13 @@ export const open = Effect.fnUntraced(function* (
           }
         })
         link.closeWithPeer(() => {
-          Deferred.doneUnsafe(hello, Exit.fail(unreachable(port.why)))
+          // Before the calls have ended that are lost with it, so that none is made again here.
           Deferred.doneUnsafe(leaving, Exit.void)
-          Deferred.doneUnsafe(closed, Exit.void)
+          // Once they have.
+          queueMicrotask(() => {
+            Deferred.doneUnsafe(hello, Exit.fail(unreachable(port.why)))
+            Deferred.doneUnsafe(closed, Exit.void)
+          })
           return (begun) => lost(begun, port.why)
         })
         link.note("maxAnswerSize", target.maxAnswerSize)
@@ -216,6 +234,8 @@ const addressOf = ({ deployment, url }: Target) => {
   return address
 }
 
+const decodeProblem = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Struct({ message: Schema.String })))
+
 /** What an HTTP answer says in words, of which not much is read. */
 const answerOf = (response: IncomingMessage, done: (text: string) => void) => {
   let body = ""
@@ -225,11 +245,8 @@ const answerOf = (response: IncomingMessage, done: (text: string) => void) => {
     if (body.length > 4096) response.destroy()
   })
   response.on("close", () => {
-    try {
-      done(String((JSON.parse(body) as { readonly message?: unknown }).message ?? body))
-    } catch {
-      done(body.slice(0, 200))
-    }
+    const problem = decodeProblem(body)
+    done(Option.isSome(problem) ? problem.value.message : body.slice(0, 200))
   })
 }
 
@@ -243,8 +260,11 @@ export interface Offer {
   readonly methods: ReadonlyMap<string, Served>
   readonly maxSize: number
   readonly window: number
+  readonly trustsPrincipals: boolean
   readonly pingTimeout: Duration.Duration
   readonly runner: Runner
+  /** Makes a call part of the trace in which it comes. */
+  readonly under: Spans.Spans["under"]
 }
 
 /**
@@ -263,7 +283,9 @@ export interface Accepted {
 }
 
 /** Time that a client gets to say that it calls nothing more. */
-const LEAVE_TIMEOUT = "1 second"
+const LEAVE_TIMEOUT = "5 seconds"
+/** Time for what the system has to get to the client, and for the client to close its side. */
+const CLOSE_TIMEOUT = "5 seconds"
 
 /** Serves on a socket that is open, until it closes. */
 export const accept = Effect.fnUntraced(function* (socket: Socket, offer: Offer): Effect.fn.Return<Accepted> {
@@ -271,12 +293,12 @@ export const accept = Effect.fnUntraced(function* (socket: Socket, offer: Offer)
   const left = Deferred.makeUnsafe<void>()
   const closed = Deferred.makeUnsafe<void>()
   // Twice the window, because a client looks at it before it knows the size of what it sends.
-  const port = new SocketPort(socket, 2 * offer.window + offer.maxSize)
+  const port = new SocketPort(socket, { carried: 2 * offer.window + offer.maxSize, largest: offer.maxSize })
   const link = new Link({
     port,
     form: binary,
     clock,
-    spans: Spans.ofPeer,
+    spans: { ...Spans.ofPeer, under: offer.under },
     runner: offer.runner,
     onNote: (name, value) => {
       if (name === "left") Deferred.doneUnsafe(left, Exit.void)
@@ -285,7 +307,8 @@ export const accept = Effect.fnUntraced(function* (socket: Socket, offer: Offer)
   })
   for (const [name, served] of offer.methods) link.served.set(name, served)
   const methods = Array.from(offer.methods.values(), ({ codec }) => methodName(codec))
-  link.note("hello", { maxSize: offer.maxSize, window: offer.window, methods } satisfies typeof Hello.Encoded)
+  const { maxSize, trustsPrincipals, window } = offer
+  link.note("hello", { maxSize, window, trustsPrincipals, methods } satisfies typeof Hello.Encoded)
   const alive = Effect.runFork(port.keepAlive(offer.pingTimeout))
   link.closeWithPeer(() => {
     alive.interruptUnsafe()
@@ -299,8 +322,9 @@ export const accept = Effect.fnUntraced(function* (socket: Socket, offer: Offer)
       link.note("leaving", undefined)
       yield* Effect.timeoutOption(Deferred.await(left), LEAVE_TIMEOUT)
       yield* link.idle
+      yield* port.sent
       port.close(1001, "the server stops")
-      yield* Effect.timeoutOption(Deferred.await(closed), LEAVE_TIMEOUT)
+      yield* Effect.timeoutOption(Deferred.await(closed), CLOSE_TIMEOUT)
     }).pipe(Effect.provideService(Clock.Clock, wall)),
     end: () => port.fail(1001, "the server stops")
   }

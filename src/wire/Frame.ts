@@ -14,7 +14,7 @@ import type { Message } from "./Port.ts"
 import { Misfit, type SentExit } from "./MethodCodec.ts"
 
 const kinds = ["call", "exit", "cancel", "elements", "credit", "note"] as const
-const endings: ReadonlyArray<SentExit[0]> = ["success", "error", "serveError", "defect", "interrupted"]
+const endings: ReadonlyArray<SentExit[0]> = ["success", "error", "serveError", "refusal", "defect", "interrupted"]
 const priorities: ReadonlyArray<Priority> = ["critical", "default", "sheddable"]
 const optional = ["tenant", "modelId", "sessionId", "route", "lastEventId"] as const
 
@@ -51,7 +51,7 @@ export class FrameWriter {
         return this.uint32(message[3])
       case "note":
         this.text(message[1])
-        return this.text(JSON.stringify(message[2] ?? null))
+        return this.bytes(Buffer.from(JSON.stringify(message[2] ?? null)))
     }
   }
 
@@ -164,7 +164,7 @@ class FrameReader {
       case "credit":
         return [kind, id, this.uint32(), this.uint32()]
       case "note":
-        return [kind, this.text(), JSON.parse(this.text())]
+        return [kind, this.text(), JSON.parse(this.buffer.toString("utf8", ...this.span()))]
     }
   }
 
@@ -210,9 +210,13 @@ class FrameReader {
   }
 
   private bytes(): Uint8Array {
-    const length = this.uint32()
-    const from = this.move(length)
-    return this.buffer.subarray(from, this.at)
+    return this.buffer.subarray(...this.span())
+  }
+
+  /** From where to where the next value is. */
+  private span(): [from: number, to: number] {
+    const from = this.move(this.uint32())
+    return [from, this.at]
   }
 
   private move(by: number): number {

@@ -12,8 +12,8 @@ import { type Clock, type Duration, Effect, Exit, type Fiber, Stream } from "eff
 import { ServeError } from "../core/ServeError.ts"
 import * as Crossing from "./Crossing.ts"
 import { type Elements, Inflow, untilDone } from "./Inflow.ts"
-import { encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } from "./MethodCodec.ts"
-import type { Message, Port } from "./Port.ts"
+import { asRefusal, encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } from "./MethodCodec.ts"
+import { type Message, type Port, tooLarge } from "./Port.ts"
 import { type Runner, type Served, Serving } from "./Serving.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
@@ -291,6 +291,9 @@ export class Link {
       case "call": {
         const [, id, target, sent, crossing] = message
         this.port.begin(id)
+        const size = this.port.sizeOf(sent)
+        if (size > this.port.largest)
+          return this.send(["exit", id, asRefusal(this.failure(failed(tooLarge(size, this.port.largest))))])
         const served = this.served.get(target)
         if (served !== undefined) return this.serving.begin(id, served, sent, crossing)
         return this.send(["exit", id, this.failure(died(new Misfit(`Nothing is served as "${target}"`)))])

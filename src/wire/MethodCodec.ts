@@ -19,7 +19,10 @@ import { ServeError } from "../core/ServeError.ts"
  * @category models
  * @since 0.1.0
  */
-export type SentExit = readonly [how: "success" | "error" | "serveError" | "defect" | "interrupted", value: unknown]
+export type SentExit = readonly [
+  how: "success" | "error" | "serveError" | "refusal" | "defect" | "interrupted",
+  value: unknown
+]
 
 /**
  * Turns values into the form that is sent, and back. Both throw an `Error` that says what does not match its schema.
@@ -97,7 +100,11 @@ export const make = (rpc: Rpc.AnyWithProps, form: Form = cloned): MethodCodec =>
       try {
         if (how === "success") return streaming === undefined ? Exit.succeed(success.decode(value)) : Exit.void
         if (how === "error") return Exit.fail(error.decode(value))
-        if (how === "serveError") return Exit.fail(serveErrorOf(form).decode(value))
+        if (how === "serveError" || how === "refusal") {
+          const error = serveErrorOf(form).decode(value) as ServeError
+          if (how === "refusal") refusals.add(error)
+          return Exit.fail(error)
+        }
         if (how === "defect") return Exit.die(form.defect.decode(value))
         return Exit.die(new Error("The handler interrupted itself"))
       } catch (mismatch) {
@@ -106,6 +113,14 @@ export const make = (rpc: Rpc.AnyWithProps, form: Form = cloned): MethodCodec =>
     }
   }
 }
+
+const refusals = new WeakSet<ServeError>()
+
+/** Whether an error that has come says that the call has not begun. */
+export const isRefusal = (error: unknown): boolean => error instanceof ServeError && refusals.has(error)
+
+/** Says of a `ServeError` that the call has not begun. */
+export const asRefusal = (sent: SentExit): SentExit => (sent[0] === "serveError" ? ["refusal", sent[1]] : sent)
 
 /** How a call fails that no method answers: with a defect or a `ServeError`. */
 export const encodeFailure = (cause: Cause.Cause<unknown>, form: Form): SentExit => failing(form, never)(cause)

@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import { BadUpload, because, type ServeError } from "../core/ServeError.ts"
 import type { Crossing } from "./Crossing.ts"
 import type { SentExit } from "./MethodCodec.ts"
 
@@ -29,6 +30,8 @@ export type Message =
 export interface Port {
   /** Elements of a stream that may be on their way, or wait for their reader: what can be taken in the time that a message needs. */
   readonly window: number
+  /** Bytes that the payload of a call from the other side may have. */
+  readonly largest: number
   /** Gives what arrives to `receive`, and calls `onClose` once when nothing can arrive or leave any more. */
   readonly listen: (receive: (messages: ReadonlyArray<Message>) => void, onClose: () => void) => void
   /** Sends messages of one turn. Throws, with none of them sent, when one can't be. */
@@ -45,4 +48,10 @@ export interface Port {
   readonly whenRoom: (resume: () => void) => void
   /** Takes note of how many bytes the calls have that came from the other side and have not ended. */
   readonly carry: (bytes: number) => void
+}
+
+/** Says of a value that it may not have so many bytes. */
+export const tooLarge = (size: number, most: number): ServeError => {
+  const description = `it has ${size} bytes, and the other side takes ${most} (maxBodySize there, or maxAnswerSize here)`
+  return because(() => new BadUpload({ why: "tooLarge", description }))
 }

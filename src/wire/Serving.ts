@@ -8,7 +8,7 @@ import { RequestContext } from "../core/RequestContext.ts"
 import { ServeError } from "../core/ServeError.ts"
 import * as Crossing from "./Crossing.ts"
 import { type Elements, untilDone } from "./Inflow.ts"
-import type { MethodCodec } from "./MethodCodec.ts"
+import { asRefusal, type MethodCodec } from "./MethodCodec.ts"
 import type { Message, Port } from "./Port.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
@@ -22,6 +22,8 @@ const WINDOW_BYTES = 64 * 1024
  * @since 0.1.0
  */
 interface Source {
+  /** Whether the call has ended before it began. */
+  readonly isUnbegun: boolean
   readonly pull: Pull.Pull<Elements, unknown>
   readonly attach: (sink: (elements: Elements) => Effect.Effect<void>) => void
 }
@@ -42,7 +44,7 @@ export interface Served {
   readonly direct?: (
     payload: unknown,
     request: RequestContext,
-    answer: (exit: Exit.Exit<unknown, unknown>) => void
+    answer: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void
   ) => Effect.Effect<void> | undefined
   /** Changes what is known of a request that arrives, or refuses it. */
   readonly admit?: (request: RequestContext) => RequestContext | ServeError
@@ -134,7 +136,8 @@ export class Serving {
     if (this.calls.has(id)) throw new Error(`There is a call ${id} already`)
     const arrived = Crossing.arrive(crossing, this.clock)
     const request = served.admit === undefined ? arrived : served.admit(arrived)
-    if (request instanceof ServeError) return this.send(["exit", id, served.codec.encodeExit(Exit.fail(request))], 0)
+    if (request instanceof ServeError)
+      return this.send(["exit", id, asRefusal(served.codec.encodeExit(Exit.fail(request)))], 0)
     const call: Incoming = {
       size: this.port.sizeOf(sent),
       stop: undefined,
@@ -144,11 +147,12 @@ export class Serving {
       resume: undefined
     }
     let isOver = false
-    const finish = (exit: Exit.Exit<unknown, unknown>) => {
+    const finish = (exit: Exit.Exit<unknown, unknown>, begun: boolean) => {
       if (isOver) return
       isOver = true
       if (Exit.isFailure(exit)) served.onFailure?.(exit.cause, request)
-      const ended = served.codec.encodeExit(exit)
+      const encoded = served.codec.encodeExit(exit)
+      const ended = begun ? encoded : asRefusal(encoded)
       this.send(["exit", id, ended], this.port.sizeOf(ended[1]))
       if (!this.calls.delete(id)) return
       this.carry(-call.size)
@@ -172,21 +176,29 @@ export class Serving {
     span: SentSpan | undefined,
     id: number,
     call: Incoming,
-    finish: (exit: Exit.Exit<unknown, unknown>) => void
+    finish: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void
   ): (() => void) | undefined {
+    let source: Source | undefined
     const fiber = this.runner.fork(
       this.spans.under(Context.add(served.context, RequestContext, request), span),
       Effect.suspend(() => {
         const payload = served.codec.payload.decode(sent)
         const offer = (elements: Elements) => this.offer(id, call, served.codec, elements, 0)
-        if (served.open !== undefined) return Effect.scoped(Effect.flatMap(served.open(payload), pour(offer)))
+        if (served.open !== undefined) {
+          const opened = Effect.tap(served.open(payload), (opened) => Effect.sync(() => (source = opened)))
+          return Effect.scoped(Effect.flatMap(opened, pour(offer)))
+        }
         const work = served.run(payload)
         return Stream.isStream(work) ? Stream.runForEachArray(work, offer) : work
       })
     )
+    const ended = (exit: Exit.Exit<unknown, unknown>) => finish(exit, source?.isUnbegun !== true)
     const exit = fiber.pollUnsafe()
-    if (exit !== undefined) return void finish(exit)
-    this.runner.whenEnded(fiber, finish)
+    if (exit !== undefined) {
+      ended(exit)
+      return undefined
+    }
+    this.runner.whenEnded(fiber, ended)
     return () => fiber.interruptUnsafe()
   }
 
@@ -195,17 +207,18 @@ export class Serving {
     served: Served,
     sent: unknown,
     request: RequestContext,
-    finish: (exit: Exit.Exit<unknown, unknown>) => void
+    finish: (exit: Exit.Exit<unknown, unknown>, begun: boolean) => void
   ): (() => void) | undefined {
     let payload: unknown
     try {
       payload = served.codec.payload.decode(sent)
     } catch (mismatch) {
-      return void finish(Exit.die(mismatch))
+      finish(Exit.die(mismatch), true)
+      return undefined
     }
     const cancel = served.direct!(payload, request, finish)
     if (cancel === undefined) return undefined
-    return () => Effect.runForkWith(served.context)(cancel).addObserver(() => finish(Exit.interrupt()))
+    return () => Effect.runForkWith(served.context)(cancel).addObserver(() => finish(Exit.interrupt(), true))
   }
 
   private carry(bytes: number): void {

@@ -8,9 +8,8 @@
  * @since 0.1.0
  */
 import { Clock, Context, Duration, Effect } from "effect"
-import { BadUpload, because } from "../core/ServeError.ts"
 import { FRAME, FrameWriter, HEAD, read } from "./Frame.ts"
-import type { Message, Port } from "./Port.ts"
+import { type Message, type Port, tooLarge } from "./Port.ts"
 
 /** Bytes that may wait to be taken by the system. */
 const MOST_UNSENT = 1024 * 1024
@@ -22,6 +21,8 @@ const MOST_UNSENT = 1024 * 1024
  * @since 0.1.0
  */
 export interface Socket {
+  /** Bytes that have come, also of messages that are not whole, where that is known. */
+  readonly received?: () => number
   readonly send: (frame: Uint8Array, sent: (error?: Error | null) => void) => void
   readonly pause: () => void
   readonly resume: () => void
@@ -37,11 +38,15 @@ export class SocketPort implements Port {
   readonly window = 1024
   /** Bytes that a message may have for the other side to take it. */
   maxSize = 0
+  /** Whether the other side wants to know on whose behalf calls are made. */
+  sendsPrincipals = false
   /** Why it has closed, where that is known. */
   why = "the connection has closed"
   private readonly socket: Socket
   /** Bytes that the calls of the other side may have which have not ended. */
   private readonly mostCarried: number
+  readonly largest: number
+  private received = 0
   private readonly writer = new FrameWriter()
   /** Where the frames of what is written end, except for the last one. */
   private cuts: Array<number> = []
@@ -56,9 +61,11 @@ export class SocketPort implements Port {
   private looks = 0
   private waiting: Array<() => void> = []
 
-  constructor(socket: Socket, mostCarried: number) {
+  /** `carried` bounds the bytes of all calls of the other side together, and `largest` those of each. */
+  constructor(socket: Socket, { carried, largest }: { readonly carried: number; readonly largest: number }) {
     this.socket = socket
-    this.mostCarried = mostCarried
+    this.largest = largest
+    this.mostCarried = carried
   }
 
   listen(receive: (messages: ReadonlyArray<Message>) => void, onClose: () => void): void {
@@ -66,6 +73,7 @@ export class SocketPort implements Port {
       this.heard = true
       try {
         if (!isBinary) throw new Error("A frame is text")
+        if (frame.byteLength > frameSize(this.largest)) return this.fail(1009, "a frame was too large")
         receive(this.withoutPings(read(frame)))
       } catch (error) {
         this.fail(1002, String(error))
@@ -96,9 +104,9 @@ export class SocketPort implements Port {
 
   private write(message: Message): void {
     const from = this.writer.size
-    this.writer.write(message)
+    this.writer.write(message[0] === "call" && !this.sendsPrincipals ? withoutPrincipal(message) : message)
     const size = this.writer.size - from
-    if (size > this.maxSize + HEAD) throw this.tooLarge(size)
+    if (size > this.maxSize + HEAD) throw tooLarge(size, this.maxSize)
     const start = this.cuts.at(-1) ?? 0
     if (from > start && this.writer.size - start > FRAME) this.cuts.push(from)
   }
@@ -108,6 +116,16 @@ export class SocketPort implements Port {
     this.flush()
     this.socket.close(code, reason)
   }
+
+  /** Waits until the system has all that was to be sent. */
+  readonly sent: Effect.Effect<void> = Effect.callback((resume) => {
+    const look = (): void => {
+      if (this.hasClosed || this.unsent + this.writer.size === 0) resume(Effect.void)
+      else this.waiting.push(look)
+    }
+    this.flush()
+    look()
+  })
 
   /** Ends it at once. */
   fail(code: number, why: string): void {
@@ -120,6 +138,9 @@ export class SocketPort implements Port {
   keepAlive(timeout: Duration.Duration): Effect.Effect<never> {
     let silent = 0
     const look = Effect.sync(() => {
+      const received = this.socket.received?.() ?? 0
+      if (received !== this.received) this.heard = true
+      this.received = received
       // What is not read can't be heard.
       if (this.heard || (this.isPaused && !this.isFull())) silent = 0
       else silent++
@@ -208,11 +229,6 @@ export class SocketPort implements Port {
     this.waiting = []
     for (const resume of waiting) resume()
   }
-
-  private tooLarge(size: number) {
-    const description = `it has ${size} bytes, and the other side takes ${this.maxSize} (maxBodySize there, or maxAnswerSize here)`
-    return because(() => new BadUpload({ why: "tooLarge", description }))
-  }
 }
 
 const PING: Message = ["note", "ping", null]
@@ -225,3 +241,9 @@ const LOOKS = 4
 
 // Connections take real time, whatever the clock of the program.
 const wall = Context.get(Context.empty(), Clock.Clock)
+
+const withoutPrincipal = (call: Extract<Message, { 0: "call" }>): Message => {
+  const [kind, id, target, payload, crossing] = call
+  if (crossing.principal === undefined) return call
+  return [kind, id, target, payload, Object.assign({}, crossing, { principal: undefined })]
+}

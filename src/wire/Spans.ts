@@ -69,14 +69,15 @@ const toSent = ({ sampled, spanId, traceId }: Tracer.AnySpan): SentSpan => ({ tr
 const spanOf = ({ cache: { span, tracerEnabled } }: Fiber.Fiber<unknown, unknown>) =>
   tracerEnabled && span?.sampled === true ? span : undefined
 
+/** Also one that is not sampled, or the other side would begin a trace of its own. */
+const anySpanOf: Spans["leave"] = ({ cache: { span, tracerEnabled } }) =>
+  tracerEnabled && span !== undefined ? toSent(span) : undefined
+
 /** The side of a thread: `tell` sends a note to the app. */
 export const ofThread = (tell: (note: SpanNote) => void): Spans => {
   const tracer = Tracer.make({ span: (options) => new ToldSpan(options, tell) })
   return {
-    leave: (fiber) => {
-      const span = spanOf(fiber)
-      return span === undefined ? undefined : toSent(span)
-    },
+    leave: anySpanOf,
     back: () => {},
     under: (context, span) =>
       span === undefined
@@ -87,14 +88,27 @@ export const ofThread = (tell: (note: SpanNote) => void): Spans => {
 
 /** Between two processes, each of which has a tracer: spans of one have parents in the other, and both collect their own. */
 export const ofPeer: Spans = {
-  leave: (fiber) => {
-    const span = spanOf(fiber)
-    return span === undefined ? undefined : toSent(span)
-  },
+  leave: anySpanOf,
   back: () => {},
   under: (context, span) =>
     span === undefined ? context : Context.add(context, Tracer.ParentSpan, Tracer.externalSpan(span))
 }
+
+/**
+ * Lets traces pass a thread that stands between others and has no spans of its own: what leaves it is in the span in which it came.
+ */
+export const passing: Spans["under"] = (context, span) =>
+  span === undefined
+    ? context
+    : context.pipe(Context.add(Tracer.Tracer, passingTracer), Context.add(Tracer.ParentSpan, Tracer.externalSpan(span)))
+
+class PassingSpan extends Tracer.NativeSpan {
+  override get spanId(): string {
+    return Option.isSome(this.parent) ? this.parent.value.spanId : super.spanId
+  }
+}
+
+const passingTracer = Tracer.make({ span: (options) => new PassingSpan(options) })
 
 class ToldSpan extends Tracer.NativeSpan {
   private readonly tell: (note: SpanNote) => void

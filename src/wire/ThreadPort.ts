@@ -19,6 +19,7 @@ export interface Begun {
 
 export class ThreadPort implements Port {
   readonly window = 16
+  readonly largest = Infinity
   private readonly port: MessagePort
   private readonly begun: Begun
   private receive: (messages: ReadonlyArray<Message>) => void = () => {}
@@ -36,7 +37,7 @@ export class ThreadPort implements Port {
 
   post(messages: ReadonlyArray<Message>): void {
     try {
-      this.port.postMessage(messages)
+      this.port.postMessage(messages.map(owned))
     } catch (error) {
       throw new Error(`A value can't be sent to another thread: ${String(error)}`, { cause: error })
     }
@@ -57,9 +58,12 @@ export class ThreadPort implements Port {
     return ((Atomics.load(this.begun.there, 0) - id) | 0) >= 0
   }
 
-  // The structured clone doesn't say, and what threads share is the memory of one process.
-  sizeOf(): number {
-    return 0
+  /** That of bytes and texts, and of arrays of them; the structured clone doesn't say what others have. */
+  sizeOf(sent: unknown): number {
+    if (!Array.isArray(sent)) return ofOne(sent)
+    let size = 0
+    for (const value of sent) size += ofOne(value)
+    return size
   }
 
   isFull(): boolean {
@@ -72,3 +76,31 @@ export class ThreadPort implements Port {
 
   carry(): void {}
 }
+
+const ofOne = (value: unknown): number =>
+  typeof value === "string" ? value.length : value instanceof Uint8Array ? value.byteLength : 0
+
+/** The same message, of which no bytes are part of something larger: all of that would be copied. */
+const owned = (message: Message): Message => {
+  switch (message[0]) {
+    case "call": {
+      const [kind, id, target, payload, crossing] = message
+      return [kind, id, target, alone(payload), crossing]
+    }
+    case "exit": {
+      const [kind, id, [how, value]] = message
+      return [kind, id, [how, alone(value)]]
+    }
+    case "elements":
+      return [message[0], message[1], alone(message[2])]
+    default:
+      return message
+  }
+}
+
+const alone = (value: unknown): unknown => (Array.isArray(value) ? value.map(oneAlone) : oneAlone(value))
+
+const oneAlone = (value: unknown): unknown =>
+  value instanceof Uint8Array && value.byteLength < value.buffer.byteLength
+    ? Uint8Array.prototype.slice.call(value)
+    : value

@@ -4,7 +4,8 @@
  * stays open, or the one that fills a hole loses its position, or a cold one has no room ("never picks a full replica").
  * Of the weights: they aren't looked at, or only until the first replica is warm, or not for one that comes back
  * ("weighs"); the weight starts at 0 or 0.2, grows over 5 seconds or beyond 1, or an idle replica has none ("weighs a
- * replica by its age"); the greater one is taken ("sends no herd").
+ * replica by its age"); the greater one is taken ("sends no herd"). By latency: it counts only while one is cold, or not at all; an idle
+ * replica weighs nothing, or what it runs doesn't count.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { Array, Effect, Random, Schema } from "effect"
@@ -108,6 +109,9 @@ const openLoop = (millis: ReadonlyArray<(now: number) => number>, random: () => 
   const all = taken.reduce((sum, count) => sum + count, 0)
   return { shares: taken.map((count) => count / all), most, running }
 }
+
+const fast = () => 20
+const slow = () => 200
 
 describe("Balancer", () => {
   it.effect.prop(
@@ -250,9 +254,6 @@ describe("Balancer", () => {
   )
 
   describe("by latency", () => {
-    const fast = () => 20
-    const slow = () => 200
-
     it.effect("gives a replica that takes ten times as long a tenth to run, which is a hundredth of the requests", () =>
       Effect.gen(function* () {
         const random = yield* nextDouble
@@ -307,7 +308,7 @@ describe("Balancer", () => {
       const balancer = new Balancer(loads, () => 0)
       assert.strictEqual(balancer.choose(0), 0)
       loads[0].latency.record(1000, 0)
-      loads[1].ongoing = 30
+      loads[1]!.ongoing = 30
       assert.strictEqual(balancer.choose(0), 1)
       assert.strictEqual(balancer.choose(30_000), 1)
       assert.strictEqual(balancer.choose(40_000), 0)

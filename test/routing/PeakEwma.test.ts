@@ -1,9 +1,13 @@
+/**
+ * Seen red for each of these mutations: what is worse counts little by little ("jumps"); the weights are exchanged, go by the number of answers,
+ * or by another time ("comes down"); the time of an answer isn't kept; nothing is forgotten ("forgets"); less than a millisecond is told apart; a
+ * clock that goes back makes it worse ("is never below a millisecond").
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import { PeakEwma } from "../../src/routing/PeakEwma.ts"
 
-const within = (minimum: number, maximum: number) =>
-  Schema.Int.check(Schema.isBetween({ minimum, maximum }))
+const within = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
 /** Answers, with the milliseconds since the one before. */
 const Answers = Schema.Array(Schema.Struct({ millis: within(0, 60_000), after: within(0, 30_000) })).check(
   Schema.isMinLength(1),

@@ -96,6 +96,28 @@ describe("Places", () => {
     assert.strictEqual(places.permits, 12)
   })
 
+  it("counts how long a replica takes to answer, where that counts, and not how long its streams are", () => {
+    const { choices, now, places } = over(2, { byLatency: true, outlierEjection: false, maxOngoingRequests: Infinity })
+    for (const place of [0, 1]) places.answered(place, now(), 5)
+    // What a minute of a chat says of its replica.
+    places.succeeded(0, now(), 60_000)
+    assert.deepStrictEqual(choices(), new Set([0, 1]))
+    places.answered(0, now(), 50)
+    assert.deepStrictEqual(choices(), new Set([1]))
+  })
+
+  it("forgets how long the one before took when another one joins", () => {
+    const { choices, now, pass, perform, places, replica } = over(2, { byLatency: true, outlierEjection: false })
+    places.answered(0, now(), 50_000)
+    assert.deepStrictEqual(choices(), new Set([1]))
+    places.leave(0)
+    perform(places.join(0, replica(0), now()))
+    // It is warm by then.
+    pass(10_000)
+    places.answered(1, now(), 5)
+    assert.deepStrictEqual(choices(), new Set([0]))
+  })
+
   it("brings nothing to a replica that has left, whatever happens to its requests", () => {
     const { choices, places, statuses } = over(2)
     places.reserve(0)

@@ -14,6 +14,10 @@
  * another replica, or what failed for any reason, or twice, or beyond the budget, or without being counted, or requests
  * don't pay into the budget; leaving loses what hadn't begun, what others run, or nothing; what is lost is told the wrong
  * `started`; a replica that has left runs on.
+ *
+ * Of replicas that can't be reached, red in the examples: what comes when it is cut off waits, or what waited does, or what comes back does; it
+ * stays cut off when one joins; a lost connection is no lost replica, or sends what had begun, or without the budget, or more than once; one that has
+ * left is chosen again; retiring sends on, or loses what runs; a limit that is infinite is none for `QueueFull`.
  */
 import { assert, describe, it } from "@effect/vitest"
 import { ServeError } from "effect-serve"
@@ -529,6 +533,22 @@ const over = (...replicas: ReadonlyArray<Replica>) => {
   return { ...world, router: world.router({ replicas, maxOngoingRequests: 5, maxQueuedRequests: Infinity }) }
 }
 
+const gone = (started: boolean) =>
+  new ServeError.ServeError({
+    reason: new ServeError.TransportError({ deployment: "Test", started, description: "it was lost" })
+  })
+/** A replica that ends what it runs when it is told to. */
+const holding = (place: number) => {
+  const gates: Array<Deferred.Deferred<unknown, unknown>> = []
+  const replica = fake(place, (request) => {
+    request.state = "Running"
+    const gate = Deferred.makeUnsafe<unknown, unknown>()
+    gates.push(gate)
+    return Effect.asSome(Deferred.await(gate))
+  })
+  return { replica, gates }
+}
+
 describe("Router", () => {
   describe("over a replica that it shares", () => {
     it("lets a request that finds no permit wait, and runs it as soon as the other router's ends", () => {
@@ -785,22 +805,6 @@ describe("Router", () => {
   })
 
   describe("over replicas that can't be reached at times", () => {
-    const gone = (started: boolean) =>
-      new ServeError.ServeError({
-        reason: new ServeError.TransportError({ deployment: "Test", started, description: "it was lost" })
-      })
-    /** A replica that ends what it runs when it is told to. */
-    const holding = (place: number) => {
-      const gates: Array<Deferred.Deferred<unknown, unknown>> = []
-      const replica = fake(place, (request) => {
-        request.state = "Running"
-        const gate = Deferred.makeUnsafe<unknown, unknown>()
-        gates.push(gate)
-        return Effect.asSome(Deferred.await(gate))
-      })
-      return { replica, gates }
-    }
-
     it("lets a replica that retires finish what it runs, and sends it nothing more", () => {
       const [one, other] = [holding(0), holding(1)]
       const { fork, router, turns } = over(one.replica, other.replica)

@@ -1,3 +1,12 @@
+/**
+ * Messages as bytes, and back.
+ *
+ * Seen red for each of these mutations: ids are not signed; a deadline is sent, or taken, as a time of day; NaN is a time; a text that says
+ * nothing is none; a principal stays behind; two things that may be left out share a bit, and then a trace takes a principal's place; all
+ * traces are sampled; texts that are longer may be written, or read; what ends too early is read; an unknown byte is; there is no room for
+ * characters of several bytes; a buffer that grows loses what it had; frames share their buffer; what was taken is taken again; a frame begins
+ * where its buffer does; a principal has no id, or another tenant or claims than texts and an object; an ending has no value.
+ */
 import { assert, describe, it } from "@effect/vitest"
 import { Schema } from "effect"
 import type { Crossing } from "../../src/wire/Crossing.ts"
@@ -41,7 +50,7 @@ const Context = Schema.Struct({
   principal: Schema.UndefinedOr(Principal),
   span: Schema.UndefinedOr(Schema.Struct({ traceId: Text, spanId: Text, sampled: Schema.Boolean }))
 })
-const How = Schema.Literals(["success", "error", "serveError", "defect", "interrupted"])
+const How = Schema.Literals(["success", "error", "serveError", "refusal", "defect", "interrupted"])
 const AnyMessage = Schema.Union([
   Schema.Tuple([Schema.Literal("call"), Id, Text, Schema.Uint8Array, Context]),
   Schema.Tuple([Schema.Literal("exit"), Id, Schema.Tuple([How, Schema.UndefinedOr(Schema.Uint8Array)])]),
@@ -102,7 +111,7 @@ const arrived = (messages: ReadonlyArray<Message>, now: number) =>
 const fits = (text: string) => Buffer.byteLength(text) <= TEXT
 /** Whether all its texts may be written. */
 const isShort = (message: typeof AnyMessage.Type): boolean => {
-  if (message[0] === "note") return fits(message[1]) && fits(JSON.stringify(message[2] ?? null))
+  if (message[0] === "note") return fits(message[1])
   if (message[0] !== "call") return true
   const {
     lastEventId = "",
@@ -152,6 +161,30 @@ const called = (crossing: Partial<Crossing>): Message => ["call", 1, "m", new Ui
 /** Where the parts are of a call with nothing that may be left out, a method of one letter, and no payload. */
 const AT = { kind: 0, target: 5, size: 10, requestId: 14, deadline: 19, priority: 27, present: 28 }
 
+const left = (frame: Uint8Array) => {
+  const now = Date.now()
+  const [message] = read(frame)
+  return message?.[0] === "call" ? message[4].deadline - now : Number.NaN
+}
+
+const tooLong = (message: Message) => {
+  const writer = new FrameWriter()
+  const before: Message = ["cancel", 1]
+  writer.write(before)
+  const { size } = writer
+  assert.throws(() => writer.write(message), Misfit, /8\d\d\d bytes.*8192/)
+  writer.truncate(size)
+  const after: Message = ["credit", 2, 3, 4]
+  writer.write(after)
+  assert.deepStrictEqual(read(writer.take()), [before, after])
+}
+
+const changed = (message: Message, change: (frame: Buffer) => void) => {
+  const frame = Buffer.from(written([message]))
+  change(frame)
+  return () => read(frame)
+}
+
 describe("Frame", () => {
   it.prop(
     "brings every message there as it was",
@@ -187,11 +220,6 @@ describe("Frame", () => {
   })
 
   it("brings deadlines as the time that is left", () => {
-    const left = (frame: Uint8Array) => {
-      const now = Date.now()
-      const [message] = read(frame)
-      return message?.[0] === "call" ? message[4].deadline - now : Number.NaN
-    }
     const frame = written([called({ deadline: Date.now() + 5000 })])
     assert.approximately(Buffer.from(frame).readDoubleLE(AT.deadline), 5000, 20)
     assert.approximately(left(frame), 5000, 20)
@@ -217,6 +245,16 @@ describe("Frame", () => {
     assert.deepStrictEqual(arrived(read(written(messages)), 0), messages.map(wellFormed))
   })
 
+  it("has room for characters of several bytes, wherever its buffer ends", () => {
+    for (let left = 0; left < 200; left++) {
+      const messages = [
+        ["elements", 1, new Uint8Array(FRAME - 9 - left)] as const,
+        called({ tenant: "日本語".repeat(20) })
+      ]
+      assert.deepStrictEqual(arrived(read(written(messages)), 0)[1], wellFormed(messages[1]), String(left))
+    }
+  })
+
   it("gives what it has written once, and doesn't write into what it gave", () => {
     const writer = new FrameWriter()
     const frames = [200, FRAME, 30_000, 10, 3 * FRAME, 10].map((size, i) => {
@@ -229,22 +267,11 @@ describe("Frame", () => {
     frames.forEach((frame, i) => {
       const [message] = read(frame)
       assert.strictEqual(message?.[1], i)
-      assert.isTrue((message?.[2] as Uint8Array).every((byte) => byte === i))
+      assert.isTrue((message![2] as Uint8Array).every((byte) => byte === i))
     })
   })
 
   describe("that is written", () => {
-    const tooLong = (message: Message) => {
-      const writer = new FrameWriter()
-      const before: Message = ["cancel", 1]
-      writer.write(before)
-      const { size } = writer
-      assert.throws(() => writer.write(message), Misfit, /8\d\d\d bytes.*8192/)
-      writer.truncate(size)
-      const after: Message = ["credit", 2, 3, 4]
-      writer.write(after)
-      assert.deepStrictEqual(read(writer.take()), [before, after])
-    }
     const long = "x".repeat(TEXT + 1)
     const texts: Record<string, Message> = {
       "a method": ["call", 1, long, new Uint8Array(0), nobody],
@@ -253,11 +280,17 @@ describe("Frame", () => {
       "an event id": called({ lastEventId: long }),
       "a principal": called({ principal: { id: long } }),
       "a trace": called({ span: { traceId: "", spanId: long, sampled: true } }),
-      "a note": ["note", "x", long]
+      "the name of a note": ["note", long, null]
     }
     for (const [name, message] of Object.entries(texts)) {
       it(`has no text that is too long: ${name}`, () => tooLong(message))
     }
+
+    it("says in a note as much as it must", () => {
+      const methods = Array.from({ length: 2000 }, (_, i) => `methodNumber${i}`)
+      const hello: Message = ["note", "hello", { methods }]
+      assert.deepStrictEqual(read(written([hello])), [hello])
+    })
 
     it("has what goes along with the longest payload in what is kept for that", () => {
       const most = "é".repeat(TEXT / 2)
@@ -311,12 +344,6 @@ describe("Frame", () => {
       { arbitrary: { runs: 500, size: 30, seed: 1 } }
     )
 
-    const changed = (message: Message, change: (frame: Buffer) => void) => {
-      const frame = Buffer.from(written([message]))
-      change(frame)
-      return () => read(frame)
-    }
-
     it("is refused when a byte names nothing", () => {
       assert.throws(
         changed(called({}), (frame) => (frame[AT.kind] = 6)),
@@ -327,7 +354,7 @@ describe("Frame", () => {
         /unknown/
       )
       assert.throws(
-        changed(["exit", 1, ["success", new Uint8Array(0)]], (frame) => (frame[5] = 5)),
+        changed(["exit", 1, ["success", new Uint8Array(0)]], (frame) => (frame[5] = 6)),
         /unknown/
       )
     })

@@ -5,7 +5,7 @@
  * told, or not waited for, or not kept; each message is sent by itself; calls of a side that is gone go on, and calls to it are all
  * said to have begun, or compared with what it has sent itself; ids don't run over, or are compared as if they did not; what can't
  * be sent takes all of its turn along, or leaves its producer running; calls that ended stay; a call to a side that is gone is not
- * answered; the failure of a stream comes before its elements, or an end after a failure counts; spans are not given back. Crossing:
+ * answered; all of a buffer is sent along with a part of it; the failure of a stream comes before its elements, or an end after a failure counts; spans are not given back. Crossing:
  * the clock of the caller is taken for the wall clock.
  */
 import { assert, describe, it } from "@effect/vitest"
@@ -178,6 +178,18 @@ describe("Link", () => {
           turns.map(({ length }) => length),
           [100]
         )
+      })
+    )
+
+    it.effect("and sends of bytes those that it is given alone, and not all of which they are a part", () =>
+      Effect.gen(function* () {
+        const { serve, turns } = yield* connect
+        const whole = new Uint8Array(100_000).fill(7)
+        const answer = yield* serve("part", () => Effect.succeed(whole.subarray(10, 20)))(whole.subarray(0, 5))
+        assert.deepStrictEqual(answer, whole.slice(10, 20))
+        const [[call]] = turns as unknown as [[ReadonlyArray<unknown>]]
+        assert.strictEqual((call[3] as Uint8Array).buffer.byteLength, 5)
+        assert.strictEqual(answer.buffer.byteLength, 10)
       })
     )
 

@@ -1,3 +1,14 @@
+/**
+ * On a socket that takes frames when it is told to. Pings go by the timers of the process, which the tests move.
+ *
+ * Seen red for each of these mutations: frames are not cut, or a byte too early, or an empty one comes before a large message; all is sent at
+ * once, or waits although it fills a frame, or for ever; of a turn that is refused something stays, or its cuts; messages may be larger, or only
+ * smaller; none has begun, or all that were written, or some when none was sent; ids don't run over; what is written doesn't fill; whoever waits
+ * for room isn't told, or while there is none, or not at the end; it isn't paused for calls, or when it is full, or more than once, or a side that
+ * serves nothing is, or it isn't resumed; a pong is answered; pings are told; what is malformed is ignored; text is read; frames may be larger;
+ * it closes twice. Of pings: the system's taking counts at once, or never; what isn't read because of calls counts, or when it is full doesn't;
+ * pieces of a message don't count; it takes a look more, or less; it is heard for ever; nobody is asked; what waits isn't sent before the end.
+ */
 import { assert, beforeEach, describe, it, vi } from "@effect/vitest"
 import { ServeError } from "effect-serve"
 import { Duration, Effect } from "effect"
@@ -16,6 +27,8 @@ class Script implements Socket {
   readonly log: Array<string> = []
   /** Whether frames are taken as they come. */
   isFree = false
+  /** Bytes that have come. */
+  bytes = 0
   private readonly waiting: Array<(error?: Error | null) => void> = []
   private readonly listeners = new Map<string, Array<Listener>>()
 
@@ -28,6 +41,9 @@ class Script implements Socket {
   /** Takes the oldest frames. */
   take(count = Infinity, error: Error | null = null): void {
     for (const sent of this.waiting.splice(0, count)) sent(error)
+  }
+  received(): number {
+    return this.bytes
   }
   pause(): void {
     this.log.push("pause")
@@ -60,9 +76,9 @@ const written = (...messages: ReadonlyArray<Message>): Uint8Array => {
   return frames[0]!
 }
 
-const open = (mostCarried = Infinity, maxSize = 10_000_000) => {
+const open = (carried = Infinity, maxSize = 10_000_000) => {
   const socket = new Script()
-  const port = new SocketPort(socket, mostCarried)
+  const port = new SocketPort(socket, { carried, largest: 10_000_000 })
   port.maxSize = maxSize
   const received: Array<ReadonlyArray<Message>> = []
   let closed = 0
@@ -74,7 +90,13 @@ const open = (mostCarried = Infinity, maxSize = 10_000_000) => {
   return { socket, port, received, frames, log, closed: () => closed }
 }
 
-const call = (id: number, size = 0): Message => ["call", id, "m", new Uint8Array(size).fill(id), { ...empty, span: undefined }]
+const call = (id: number, size = 0): Message => [
+  "call",
+  id,
+  "m",
+  new Uint8Array(size).fill(id),
+  Object.assign({ span: undefined }, empty)
+]
 const elements = (id: number, size: number): Message => ["elements", id, new Uint8Array(size).fill(id)]
 const idsOf = (messages: ReadonlyArray<Message>) => messages.map((message) => message[1])
 
@@ -86,11 +108,25 @@ const refusal = (post: () => void): ServeError.BadUpload => {
     post()
   } catch (error) {
     assert.instanceOf(error, ServeError.ServeError)
-    const { reason } = error as ServeError.ServeError
-    assert.instanceOf(reason, ServeError.BadUpload)
-    return reason as ServeError.BadUpload
+    assert.instanceOf(error.reason, ServeError.BadUpload)
+    return error.reason
   }
   throw new Error("It was not refused")
+}
+
+/** Lets so many milliseconds pass on the timers of the process. */
+const pass = (millis: number) =>
+  Effect.promise(async () => {
+    for (let passed = 0; passed < millis; passed += 50) await vi.advanceTimersByTimeAsync(50)
+  })
+
+/** A connection that is kept alive, and may be silent for 400 milliseconds. */
+const alive = (carried = Infinity) => {
+  const opened = open(carried)
+  opened.socket.isFree = true
+  const fiber = Effect.runFork(opened.port.keepAlive(Duration.millis(400)))
+  const end = Effect.sync(() => fiber.interruptUnsafe())
+  return { ...opened, end, isDead: () => opened.log.includes("terminate") }
 }
 
 describe("SocketPort", () => {
@@ -127,7 +163,10 @@ describe("SocketPort", () => {
     it("begins another frame before one would be larger than 64 KiB", () => {
       const { frames, port, socket } = open()
       port.post(Array.from({ length: 40 }, (_, i) => elements(i, 10_000)))
-      assert.deepStrictEqual(frames.map(({ length }) => Math.floor(length / 10_009)), [6, 6, 6, 6, 6, 6, 4])
+      assert.deepStrictEqual(
+        frames.map(({ length }) => Math.floor(length / 10_009)),
+        [6, 6, 6, 6, 6, 6, 4]
+      )
       assert.deepStrictEqual(
         socket.messages.flatMap(idsOf),
         Array.from({ length: 40 }, (_, i) => i)
@@ -231,6 +270,18 @@ describe("SocketPort", () => {
       assert.deepStrictEqual(heard, [1, 2])
     })
 
+    it("is so until less than that is left", () => {
+      const { port, socket } = open()
+      let heard = 0
+      for (let i = 0; i < 40; i++) port.post([elements(i, 50_000)])
+      port.whenRoom(() => heard++)
+      socket.take(10)
+      assert.isTrue(port.isFull())
+      assert.strictEqual(heard, 0)
+      socket.take(10)
+      assert.strictEqual(heard, 1)
+    })
+
     it("counts what has not been given to the system either", () => {
       const { port, socket } = open()
       port.post([elements(1, MOST_UNSENT - 9 - 9)])
@@ -263,6 +314,13 @@ describe("SocketPort", () => {
       assert.deepStrictEqual(log, ["pause", "resume"])
     })
 
+    it("goes on reading when the system has taken enough", () => {
+      const { log, port, socket } = open(1000)
+      port.post([elements(1, MOST_UNSENT)])
+      socket.take()
+      assert.deepStrictEqual(log, ["pause", "resume"])
+    })
+
     it("stops reading while it is full, if the other side calls", () => {
       const { log, port, socket } = open(1000)
       port.post([elements(1, MOST_UNSENT)])
@@ -285,9 +343,15 @@ describe("SocketPort", () => {
       assert.isFalse(port.hasBegun(1))
       port.post([call(1)])
       port.post([call(2), ["cancel", 9]])
-      assert.deepStrictEqual([1, 2, 3].map((id) => port.hasBegun(id)), [true, false, false])
+      assert.deepStrictEqual(
+        [1, 2, 3].map((id) => port.hasBegun(id)),
+        [true, false, false]
+      )
       socket.take()
-      assert.deepStrictEqual([1, 2, 3].map((id) => port.hasBegun(id)), [true, true, false])
+      assert.deepStrictEqual(
+        [1, 2, 3].map((id) => port.hasBegun(id)),
+        [true, true, false]
+      )
     })
 
     it("is so of none when none was sent", () => {
@@ -358,9 +422,25 @@ describe("SocketPort", () => {
       }
     })
 
+    it("closes when a frame is larger than what it was told to take", () => {
+      const socket = new Script()
+      const port = new SocketPort(socket, { carried: Infinity, largest: 100_000 })
+      const received: Array<unknown> = []
+      port.listen(
+        (messages) => received.push(messages),
+        () => {}
+      )
+      socket.emit("message", written(elements(1, frameSize(100_000) - 9)))
+      assert.lengthOf(received, 1)
+      socket.emit("message", written(elements(1, frameSize(100_000) - 8)))
+      assert.lengthOf(received, 1)
+      assert.deepStrictEqual(socket.log, ["close 1009", "terminate"])
+      assert.include(port.why, "too large")
+    })
+
     it("closes when who listens can't make sense of it", () => {
       const socket = new Script()
-      const port = new SocketPort(socket, Infinity)
+      const port = new SocketPort(socket, { carried: Infinity, largest: 100_000 })
       port.listen(
         () => {
           throw new Error("There is a call 1 already")
@@ -392,6 +472,23 @@ describe("SocketPort", () => {
     assert.deepStrictEqual(log, ["close 1001"])
   })
 
+  it("says when the system has all that was to be sent, or the connection has closed", () => {
+    for (const end of ["take", "close"]) {
+      const { port, socket } = open()
+      port.post([call(1)])
+      port.post([call(2)])
+      const fiber = Effect.runFork(port.sent)
+      assert.isUndefined(fiber.pollUnsafe())
+      assert.lengthOf(socket.frames, 2)
+      socket.take(1)
+      assert.isUndefined(fiber.pollUnsafe())
+      if (end === "take") socket.take(1)
+      else socket.emit("close", 1006)
+      assert.isDefined(fiber.pollUnsafe())
+    }
+    assert.isDefined(Effect.runFork(open().port.sent).pollUnsafe())
+  })
+
   describe("keepAlive", () => {
     beforeEach(() => {
       // It takes real time, whatever the clock of the program: here time is what the timers of the process say.
@@ -399,34 +496,26 @@ describe("SocketPort", () => {
       return () => vi.useRealTimers()
     })
 
-    const alive = (mostCarried = Infinity) => {
-      const opened = open(mostCarried)
-      opened.socket.isFree = true
-      const fiber = Effect.runFork(opened.port.keepAlive(Duration.millis(400)))
-      const pass = (millis: number) =>
-        Effect.promise(async () => {
-          for (let passed = 0; passed < millis; passed += 50) await vi.advanceTimersByTimeAsync(50)
-        })
-      const end = Effect.sync(() => fiber.interruptUnsafe())
-      return { ...opened, pass, end, isDead: () => opened.log.includes("terminate") }
-    }
     const pong = written(["note", "pong", null])
 
     it.live("asks four times in that time whether the other side is there", () =>
       Effect.gen(function* () {
-        const { end, pass, socket } = alive()
+        const { end, socket } = alive()
         for (let i = 0; i < 8; i++) {
           socket.emit("message", pong)
           yield* pass(100)
         }
         yield* end
-        assert.deepStrictEqual(socket.messages, Array.from({ length: 8 }, () => [["note", "ping", null]]))
+        assert.deepStrictEqual(
+          socket.messages,
+          Array.from({ length: 8 }, () => [["note", "ping", null]])
+        )
       })
     )
 
     it.live("ends a connection on which nothing is heard for that time, and says so", () =>
       Effect.gen(function* () {
-        const { closed, end, isDead, log, pass, port, socket } = alive()
+        const { closed, end, isDead, log, port, socket } = alive()
         yield* pass(100)
         socket.emit("message", pong)
         yield* pass(400)
@@ -441,7 +530,7 @@ describe("SocketPort", () => {
 
     it.live("is content with anything that is heard", () =>
       Effect.gen(function* () {
-        const { end, isDead, pass, socket } = alive()
+        const { end, isDead, socket } = alive()
         for (let i = 0; i < 6; i++) {
           yield* pass(300)
           socket.emit("message", written(["cancel", 1]))
@@ -451,9 +540,23 @@ describe("SocketPort", () => {
       })
     )
 
+    it.live("is content with pieces of a message that is long on its way", () =>
+      Effect.gen(function* () {
+        const { end, isDead, socket } = alive()
+        for (let i = 0; i < 6; i++) {
+          yield* pass(300)
+          socket.bytes += 10
+        }
+        assert.isFalse(isDead())
+        yield* pass(600)
+        yield* end
+        assert.isTrue(isDead())
+      })
+    )
+
     it.live("is patient while the system takes what had to wait", () =>
       Effect.gen(function* () {
-        const { end, isDead, pass, port, socket } = alive()
+        const { end, isDead, port, socket } = alive()
         socket.isFree = false
         for (let id = 0; id < 12; id++) port.post([elements(id, 2 * FRAME)])
         for (let i = 0; i < 6; i++) {
@@ -469,7 +572,7 @@ describe("SocketPort", () => {
 
     it.live("doesn't miss what it doesn't read because of calls", () =>
       Effect.gen(function* () {
-        const { end, isDead, pass, port } = alive(1000)
+        const { end, isDead, port } = alive(1000)
         port.carry(5000)
         yield* pass(2000)
         assert.isFalse(isDead())
@@ -482,7 +585,7 @@ describe("SocketPort", () => {
 
     it.live("ends a connection that takes nothing, although it isn't read for that", () =>
       Effect.gen(function* () {
-        const { end, isDead, log, pass, port, socket } = alive(1000)
+        const { end, isDead, log, port, socket } = alive(1000)
         socket.isFree = false
         port.post([elements(1, MOST_UNSENT)])
         assert.deepStrictEqual(log, ["pause"])
