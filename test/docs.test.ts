@@ -4,10 +4,16 @@ import { fences } from "./fences.ts"
 import { command, run } from "./program.ts"
 
 const directory = ".docs"
-const examples = globSync(["README.md", "docs/**/*.md", "src/**/*.ts"])
+// docs/api is made of the comments in src.
+const examples = globSync(["README.md", "docs/**/*.md", "examples/*/README.md", "src/**/*.ts"], {
+  exclude: ["docs/api/**"]
+})
   .toSorted()
   .flatMap((path) => fences(path, readFileSync(path, "utf8")))
   .map((example) => ({ ...example, file: `${example.name.replaceAll(/\W+/g, "-")}.ts` }))
+
+// What serves and calls itself is done by then, and what only serves is interrupted.
+const moment = () => new Promise<void>((resolve) => setTimeout(resolve, 1000))
 
 describe("examples in the docs", () => {
   beforeAll(() => {
@@ -36,8 +42,6 @@ describe("examples in the docs", () => {
   describe.concurrent("run", { timeout: 30_000 }, () => {
     for (const { file, name } of examples.filter(({ runs }) => runs)) {
       it(name, async () => {
-        // What serves and calls itself is done by then, and what only serves is interrupted.
-        const moment = () => new Promise<void>((resolve) => setTimeout(resolve, 1000))
         const { exitCode, output } = await run(
           ".",
           ["--conditions=effect-serve-source", `${directory}/${file}`],
