@@ -74,6 +74,7 @@ export const passing = (method: string, stream: boolean): MethodCodec => {
     stream,
     payload: asIs,
     success: asIs,
+    element: asIs,
     // Each of them is several elements, as the app has sent them.
     elements: { encode: (elements) => (elements as ReadonlyArray<unknown>)[0], decode: (sent) => [sent], most: 1 },
     encodeExit: (exit) => {

@@ -116,7 +116,7 @@ export const asTask = (rpc: Rpc.AnyWithProps, codec: MethodCodec, handler: Block
     return function* (payload: unknown, crossing: Crossing.Crossing): Generator<SentElement> {
       try {
         for (const element of call(payload, crossing) as Iterable<unknown>) {
-          yield ["element", codec.elements.encode([element])]
+          yield ["element", codec.element.encode(element)]
         }
       } catch (error) {
         yield codec.encodeExit(failed(error))

@@ -95,6 +95,4 @@ const failed = (error: ServeError | TaskError): Effect.Effect<never, ServeError>
   error._tag === "ServeError" ? Effect.fail(error) : Effect.die(error)
 
 const receive = (codec: MethodCodec.MethodCodec, element: SentElement): Effect.Effect<unknown, unknown> =>
-  element[0] === "element"
-    ? Effect.sync(() => (codec.elements.decode(element[1]) as ReadonlyArray<unknown>)[0])
-    : codec.decodeExit(element)
+  element[0] === "element" ? Effect.sync(() => codec.element.decode(element[1])) : codec.decodeExit(element)

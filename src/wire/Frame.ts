@@ -13,7 +13,7 @@ import type { Crossing } from "./Crossing.ts"
 import type { Message } from "./Port.ts"
 import { Misfit, type SentExit } from "./MethodCodec.ts"
 
-const kinds = ["call", "exit", "cancel", "elements", "credit", "note"] as const
+const kinds = ["call", "exit", "cancel", "elements", "credit", "note", "element"] as const
 const endings: ReadonlyArray<SentExit[0]> = ["success", "error", "serveError", "refusal", "defect", "interrupted"]
 const priorities: ReadonlyArray<Priority> = ["critical", "default", "sheddable"]
 const optional = ["tenant", "modelId", "sessionId", "route", "lastEventId"] as const
@@ -45,6 +45,7 @@ export class FrameWriter {
         this.uint8(endings.indexOf(message[2][0]))
         return this.bytes((message[2][1] ?? NOTHING) as Uint8Array)
       case "elements":
+      case "element":
         return this.bytes(message[2] as Uint8Array)
       case "credit":
         this.uint32(message[2])
@@ -160,6 +161,7 @@ class FrameReader {
       case "cancel":
         return [kind, id]
       case "elements":
+      case "element":
         return [kind, id, this.bytes()]
       case "credit":
         return [kind, id, this.uint32(), this.uint32()]

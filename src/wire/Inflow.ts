@@ -14,9 +14,18 @@ export class Inflow {
   private bytes = 0
   private ended: Exit.Exit<never, unknown> | undefined = undefined
   private reader: ((effect: Effect.Effect<Elements, unknown>) => void) | undefined = undefined
+  /** Elements and bytes that were taken, of which the producer has not heard. */
+  private taken = 0
+  private bytesTaken = 0
+  private readonly most: { readonly elements: number; readonly bytes: number }
   private readonly onTaken: (count: number, bytes: number) => void
 
-  constructor(onTaken: (count: number, bytes: number) => void) {
+  /** `onTaken` hears what was taken, when it is a quarter of the most that the producer may be ahead. */
+  constructor(
+    most: { readonly elements: number; readonly bytes: number },
+    onTaken: (count: number, bytes: number) => void
+  ) {
+    this.most = most
     this.onTaken = onTaken
   }
 
@@ -40,6 +49,21 @@ export class Inflow {
     })
   })
 
+  private credit(elements: number, bytes: number): void {
+    this.taken += elements
+    this.bytesTaken += bytes
+    if (4 * this.taken < this.most.elements && 4 * this.bytesTaken < this.most.bytes) return
+    this.onTaken(this.taken, this.bytesTaken)
+    this.taken = 0
+    this.bytesTaken = 0
+  }
+
+  /** Adds one. */
+  push(element: unknown, bytes: number): void {
+    this.elements.push(element)
+    this.bytes += bytes
+  }
+
   /** Gives the reader what there is, if it waits. */
   tell(): void {
     const { bytes, elements, reader } = this
@@ -48,7 +72,7 @@ export class Inflow {
     if (elements.length === 0) return reader(this.ended!)
     this.elements = []
     this.bytes = 0
-    this.onTaken(elements.length, bytes)
+    this.credit(elements.length, bytes)
     reader(Effect.succeed(elements as unknown as Elements))
   }
 }

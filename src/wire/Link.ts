@@ -14,11 +14,11 @@ import * as Crossing from "./Crossing.ts"
 import { type Elements, Inflow, untilDone } from "./Inflow.ts"
 import { asRefusal, encodeFailure, type Form, type MethodCodec, Misfit, type SentExit } from "./MethodCodec.ts"
 import { type Message, type Port, tooLarge } from "./Port.ts"
-import { type Runner, type Served, Serving } from "./Serving.ts"
+import { type Runner, type Served, Serving, WINDOW_BYTES } from "./Serving.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
 /** Bytes of values that are not kept until the end of a turn, so that the other side can begin with them. */
-const ENOUGH = 8 * 1024
+const ENOUGH = 16 * 1024
 
 /** A call to the other side. */
 interface Outgoing {
@@ -26,7 +26,7 @@ interface Outgoing {
   readonly span: SentSpan | undefined
   readonly size: number
   onExit: (exit: Exit.Exit<unknown, unknown>) => void
-  readonly onElements: (sent: unknown) => void
+  readonly onElements: (sent: unknown, isOne: boolean) => void
 }
 
 const failed = Exit.fail as (error: unknown) => Exit.Failure<never, unknown>
@@ -183,10 +183,14 @@ export class Link {
   private open(target: string, codec: MethodCodec, payload: unknown) {
     return Effect.withFiber((fiber) =>
       Effect.sync(() => {
-        const inflow = new Inflow((count, bytes) => this.send(["credit", id, count, bytes]))
-        const onElements = (sent: unknown) => {
+        const inflow = new Inflow({ elements: this.port.window, bytes: WINDOW_BYTES }, (count, bytes) =>
+          this.send(["credit", id, count, bytes])
+        )
+        const onElements = (sent: unknown, isOne: boolean) => {
           try {
-            inflow.add(codec.elements.decode(sent) as ReadonlyArray<unknown>, this.port.sizeOf(sent))
+            const size = this.port.sizeOf(sent)
+            if (isOne) inflow.push(codec.element.decode(sent), size)
+            else inflow.add(codec.elements.decode(sent) as ReadonlyArray<unknown>, size)
             this.arrived.add(inflow)
           } catch (mismatch) {
             inflow.end(Exit.die(mismatch))
@@ -279,7 +283,7 @@ export class Link {
     } catch (error) {
       const exit: Exit.Failure<never, unknown> = error instanceof ServeError ? failed(error) : died(error)
       if (message[0] === "call") return this.end(message[1], exit)
-      if (message[0] === "exit" || message[0] === "elements") {
+      if (message[0] === "exit" || message[0] === "elements" || message[0] === "element") {
         this.serving.stop(message[1])
         this.port.post([["exit", message[1], this.failure(exit)]])
       }
@@ -304,7 +308,9 @@ export class Link {
         return
       }
       case "elements":
-        return this.outgoing.get(message[1])?.onElements(message[2])
+        return this.outgoing.get(message[1])?.onElements(message[2], false)
+      case "element":
+        return this.outgoing.get(message[1])?.onElements(message[2], true)
       case "cancel":
         return this.serving.stop(message[1])
       case "credit":

@@ -47,7 +47,9 @@ export interface MethodCodec {
   readonly payload: Codec
   /** An answer. */
   readonly success: Codec
-  /** Elements of a stream, in order: so many of them at most at once. */
+  /** An element of a stream. */
+  readonly element: Codec
+  /** Several of them, in order: so many of them at most at once. */
   readonly elements: Codec & { readonly most: number }
   readonly encodeExit: (exit: Exit.Exit<unknown, unknown>) => SentExit
   readonly decodeExit: (sent: SentExit) => Exit.Exit<unknown, unknown>
@@ -77,6 +79,7 @@ export const make = (rpc: Rpc.AnyWithProps, form: Form = cloned): MethodCodec =>
   const streaming = RpcSchema.isStreamSchema(rpc.successSchema) ? rpc.successSchema : undefined
   const of = (part: string) => `The ${part} of method "${rpc._tag}"`
   const success = codecOf(form.one, streaming === undefined ? rpc.successSchema : Schema.Void, of("result"))
+  const element = codecOf(form.one, streaming?.success ?? Schema.Void, of("element"))
   const elements = codecOf(form.all, streaming?.success ?? Schema.Void, of("element"))
   const failure = streaming === undefined ? rpc.errorSchema : Schema.Union([streaming.error, rpc.errorSchema])
   const error = codecOf(form.one, failure, of("error"))
@@ -87,6 +90,7 @@ export const make = (rpc: Rpc.AnyWithProps, form: Form = cloned): MethodCodec =>
     stream: streaming !== undefined,
     payload: codecOf(form.one, rpc.payloadSchema, of("payload"), Misfit),
     success,
+    element,
     elements: { ...elements, most: Infinity },
     encodeExit: (exit) => {
       try {

@@ -18,6 +18,7 @@ export type Message =
   | readonly ["exit", id: number, exit: SentExit]
   | readonly ["cancel", id: number]
   | readonly ["elements", id: number, elements: unknown]
+  | readonly ["element", id: number, element: unknown]
   | readonly ["credit", id: number, elements: number, bytes: number]
   | readonly ["note", name: string, value: unknown]
 

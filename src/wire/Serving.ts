@@ -13,7 +13,7 @@ import type { Message, Port } from "./Port.ts"
 import type { SentSpan, Spans } from "./Spans.ts"
 
 /** Bytes of the elements of a stream that may be on their way, or wait for their reader, where the port knows their sizes. */
-const WINDOW_BYTES = 64 * 1024
+export const WINDOW_BYTES = 64 * 1024
 
 /**
  * Where the elements of a stream come from: see `Relay`.
@@ -251,6 +251,7 @@ export class Serving {
   /** Sends as many elements as there is room for, of which only the sizes of those before tell how many that is. */
   private sendSome(id: number, call: Incoming, codec: MethodCodec, elements: Elements, from: number): number {
     let count = Math.min(elements.length - from, this.port.window - call.ahead, call.fitting, codec.elements.most)
+    if (count === 1 && codec.elements.most > 1) return this.sendOne(id, call, codec, elements[from])
     let sent = codec.elements.encode(elements.slice(from, from + count))
     let size = this.port.sizeOf(sent)
     while (size > WINDOW_BYTES && count > 1) {
@@ -263,6 +264,16 @@ export class Serving {
     call.fitting = Math.max(Math.floor((count * WINDOW_BYTES) / (2 * size)), 1)
     this.send(["elements", id, sent], size)
     return count
+  }
+
+  /** The same for one, without what it costs that there may be several. */
+  private sendOne(id: number, call: Incoming, codec: MethodCodec, element: unknown): number {
+    const sent = codec.element.encode(element)
+    const size = this.port.sizeOf(sent)
+    call.ahead++
+    call.bytesAhead += size
+    this.send(["element", id, sent], size)
+    return 1
   }
 }
 

@@ -92,6 +92,7 @@ const owned = (message: Message): Message => {
       return [kind, id, [how, alone(value)]]
     }
     case "elements":
+    case "element":
       return [message[0], message[1], alone(message[2])]
     default:
       return message

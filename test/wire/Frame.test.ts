@@ -346,7 +346,7 @@ describe("Frame", () => {
 
     it("is refused when a byte names nothing", () => {
       assert.throws(
-        changed(called({}), (frame) => (frame[AT.kind] = 6)),
+        changed(called({}), (frame) => (frame[AT.kind] = 7)),
         /unknown/
       )
       assert.throws(
