@@ -27,6 +27,8 @@ const HORIZON = SLOTS ** widths.length - 1
 
 export class Deadlines<A extends Timed<A>> {
   private readonly slots: Array<A | undefined> = Array.from({ length: widths.length * SLOTS }, () => undefined)
+  /** The last element of each slot: those of one deadline strike in the order in which they were added. */
+  private readonly ends: Array<A | undefined> = Array.from({ length: widths.length * SLOTS }, () => undefined)
   /** Everything up to here has struck. */
   private elapsed: number
   private count = 0
@@ -43,17 +45,19 @@ export class Deadlines<A extends Timed<A>> {
   /** Adds an element; one whose deadline has passed strikes at the next `advance`. */
   add(element: A): void {
     const slot = this.slotOf(element.due)
-    const head = this.slots[slot]
-    element.laterDeadline = head
-    element.earlierDeadline = undefined
-    if (head !== undefined) head.earlierDeadline = element
-    this.slots[slot] = element
+    const end = this.ends[slot]
+    element.earlierDeadline = end
+    element.laterDeadline = undefined
+    if (end === undefined) this.slots[slot] = element
+    else end.laterDeadline = element
+    this.ends[slot] = element
     this.count++
   }
 
   /** Removes an element that was added and has not struck. */
   remove(element: A): void {
-    this.unlink(element, element.earlierDeadline === undefined ? this.slotOf(element.due) : -1)
+    const isAtEnd = element.earlierDeadline === undefined || element.laterDeadline === undefined
+    this.unlink(element, isAtEnd ? this.slotOf(element.due) : -1)
   }
 
   /** Strikes every element whose deadline is at or before `now`, in the order of their deadlines. */
@@ -77,11 +81,12 @@ export class Deadlines<A extends Timed<A>> {
     return slot === -1 ? Infinity : this.startOf(slot)
   }
 
-  private unlink(element: A, headOf: number): void {
+  private unlink(element: A, slot: number): void {
     const { earlierDeadline, laterDeadline } = element
-    if (earlierDeadline === undefined) this.slots[headOf] = laterDeadline
+    if (earlierDeadline === undefined) this.slots[slot] = laterDeadline
     else earlierDeadline.laterDeadline = laterDeadline
-    if (laterDeadline !== undefined) laterDeadline.earlierDeadline = earlierDeadline
+    if (laterDeadline === undefined) this.ends[slot] = earlierDeadline
+    else laterDeadline.earlierDeadline = earlierDeadline
     element.laterDeadline = undefined
     element.earlierDeadline = undefined
     this.count--

@@ -93,6 +93,19 @@ const bothAt = (start: number) => {
 }
 
 describe("Deadlines", () => {
+  it("strikes those of one deadline in the order in which they were added, but for those that were removed", () => {
+    for (const due of [5, 100, 5000, 10 * HOUR]) {
+      const deadlines = new Deadlines<Bomb>(0)
+      const bombs = Array.from({ length: 6 }, () => new Bomb(due))
+      for (const bomb of bombs) deadlines.add(bomb)
+      for (const i of [0, 3, 5]) deadlines.remove(bombs[i]!)
+      const struck: Array<number> = []
+      for (let now = 0; deadlines.size > 0; now = deadlines.next)
+        deadlines.advance(now, (bomb) => struck.push(bombs.indexOf(bomb)))
+      assert.deepStrictEqual(struck, [1, 2, 4])
+    }
+  })
+
   it.prop(
     "strikes each deadline once, in order and at its own millisecond, unless it was removed",
     [Start, Operations],

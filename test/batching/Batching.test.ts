@@ -1271,6 +1271,15 @@ describe("Batching", () => {
   })
 
   describe("with keys", () => {
+    it.effect("serves those that are ripe at one time in the order in which their items came", () =>
+      Effect.gen(function* () {
+        const { batched, notes } = yield* batcher({ key: (n) => n, batchWaitTimeout: 10, run: lasting(100) })
+        yield* send(batched, ...range(5))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(notes.batches, [[0], [1], [2], [3], [4]])
+      })
+    )
+
     class Model extends Data.Class<{ readonly name: string }> {}
 
     const keyed = (options: Partial<Batching.Options<string, string, never, never>> = {}) =>
