@@ -114,117 +114,133 @@ export const open = Effect.fnUntraced(function* (
   lost: (begun: boolean, why: string) => Exit.Exit<never, unknown>
 ): Effect.fn.Return<Connection, Refused | Unreachable, Scope.Scope> {
   const clock = yield* Clock.Clock
-  const address = addressOf(target)
-  const hello = Deferred.makeUnsafe<typeof Hello.Type, Unreachable>()
-  const leaving = Deferred.makeUnsafe<void>()
-  const closed = Deferred.makeUnsafe<void>()
-  let isLeaving = false
-  const unreachable = (description: string) => new Unreachable({ url: target.url, description })
   const headers = yield* Effect.catchCause(target.headers, (cause) =>
-    Effect.fail(unreachable(`what shows who is calling failed: ${String(Cause.squash(cause))}`))
+    Effect.fail(unreachable(target, `what shows who is calling failed: ${String(Cause.squash(cause))}`))
   )
-  const connect = Effect.callback<{ readonly link: Link; readonly port: SocketPort }, Refused | Unreachable>(
-    (resume) => {
-      const socket = new NodeWS.WebSocket(address, [PROTOCOL], {
-        headers,
-        ...target.tls,
-        perMessageDeflate: false,
-        maxPayload: frameSize(target.maxAnswerSize),
-        // What masks are for are pages that make a browser send what a proxy takes for something else. A mask of zeros costs nothing.
-        generateMask: (mask) => mask.fill(0)
-      })
-      let error = "it closed at once"
-      let stream: Net.Socket | undefined
-      socket.on("upgrade", (response) => (stream = response.socket))
-      socket.on("error", ({ message }) => (error = message))
-      socket.on("unexpected-response", (request, response) => {
-        answerOf(response, (description) => {
-          request.destroy()
-          const status = response.statusCode ?? 0
-          const isFinal = status >= 400 && status < 500 && status !== 429
-          resume(
-            Effect.fail(
-              isFinal
-                ? new Refused({ url: target.url, status, description })
-                : unreachable(`it answered with status ${status}: ${description}`)
-            )
-          )
-        })
-      })
-      socket.on("close", () => resume(Effect.fail(unreachable(error))))
-      socket.on("open", () => {
-        const port = new SocketPort(
-          Object.assign(socket, { received: () => stream?.bytesRead ?? 0 }) as unknown as Socket,
-          {
-            carried: Infinity,
-            largest: target.maxAnswerSize
-          }
-        )
-        const link: Link = new Link({
-          port,
-          form: binary,
-          clock,
-          spans: Spans.ofPeer,
-          runner: plainRunner,
-          patience: CANCEL_TIMEOUT,
-          onNote: (name, value) => {
-            if (name === "hello") {
-              const said = decodeHello(value)
-              port.maxSize = said._tag === "Some" ? Math.max(said.value.maxSize, 0) : 0
-              port.sendsPrincipals = said._tag === "Some" && said.value.trustsPrincipals
-              Deferred.doneUnsafe(
-                hello,
-                said._tag === "Some"
-                  ? Exit.succeed(said.value)
-                  : Exit.fail(unreachable("it said something else than hello"))
-              )
-            } else if (name === "leaving") {
-              isLeaving = true
-              port.why = "its server stops"
-              Deferred.doneUnsafe(leaving, Exit.void)
-            }
-          }
-        })
-        link.closeWithPeer(() => {
-          // Before the calls have ended that are lost with it, so that none is made again here.
-          Deferred.doneUnsafe(leaving, Exit.void)
-          // Once they have.
-          queueMicrotask(() => {
-            Deferred.doneUnsafe(hello, Exit.fail(unreachable(port.why)))
-            Deferred.doneUnsafe(closed, Exit.void)
-          })
-          return (begun) => lost(begun, port.why)
-        })
-        link.note("maxAnswerSize", target.maxAnswerSize)
-        resume(Effect.succeed({ link, port }))
-      })
-      return Effect.sync(() => socket.terminate())
-    }
-  )
+  const connecting = dial(target, headers, (socket) => new Client(socket, target, clock, lost))
   const opening = Effect.gen(function* () {
-    const { link, port } = yield* Effect.acquireRelease(
-      connect,
-      ({ port }) => Effect.sync(() => port.fail(1000, "it was closed")),
-      {
-        interruptible: true
-      }
-    )
-    yield* Effect.forkScoped(port.keepAlive(target.pingTimeout))
-    const said = yield* Deferred.await(hello)
+    const client = yield* Effect.acquireRelease(connecting, ({ port }) => Effect.sync(() => port.fail(1000, CLOSED)), {
+      interruptible: true
+    })
+    yield* Effect.forkScoped(client.port.keepAlive(target.pingTimeout))
+    const hello = yield* Deferred.await(client.hello)
     return {
-      link,
-      hello: said,
-      leaving: Deferred.await(leaving),
-      closed: Deferred.await(closed),
-      isLeaving: () => isLeaving,
-      why: () => port.why
+      link: client.link,
+      hello,
+      leaving: Deferred.await(client.leaving),
+      closed: Deferred.await(client.closed),
+      isLeaving: () => client.isLeaving,
+      why: () => client.port.why
     } satisfies Connection
   })
+  const tooSlow = unreachable(target, `there was no answer within ${Duration.format(target.connectTimeout)}`)
   return yield* Effect.timeoutOrElse(opening, {
     duration: target.connectTimeout,
-    orElse: () => Effect.fail(unreachable(`there was no answer within ${Duration.format(target.connectTimeout)}`))
+    orElse: () => Effect.fail(tooSlow)
   }).pipe(Effect.provideService(Clock.Clock, wall))
 })
+
+const CLOSED = "it was closed"
+
+const unreachable = ({ url }: Target, description: string) => new Unreachable({ url, description })
+
+/** Opens a WebSocket. `onOpen` is called in the same moment, so that it misses nothing that comes. */
+const dial = <A>(
+  target: Target,
+  headers: Readonly<Record<string, string>>,
+  onOpen: (socket: Socket) => A
+): Effect.Effect<A, Refused | Unreachable> =>
+  Effect.callback<A, Refused | Unreachable>((resume) => {
+    const socket = new NodeWS.WebSocket(addressOf(target), [PROTOCOL], {
+      headers,
+      ...target.tls,
+      perMessageDeflate: false,
+      maxPayload: frameSize(target.maxAnswerSize),
+      // What masks are for are pages that make a browser send what a proxy takes for something else. A mask of zeros costs nothing.
+      generateMask: (mask) => mask.fill(0)
+    })
+    let error = "it closed at once"
+    let stream: Net.Socket | undefined
+    const received = () => stream?.bytesRead ?? 0
+    socket.on("upgrade", (response) => (stream = response.socket))
+    socket.on("open", () => resume(Effect.succeed(onOpen(Object.assign(socket, { received }) as unknown as Socket))))
+    socket.on("error", ({ message }) => (error = message))
+    socket.on("close", () => resume(Effect.fail(unreachable(target, error))))
+    socket.on("unexpected-response", (request, response) => {
+      answerOf(response, (description) => {
+        request.destroy()
+        resume(Effect.fail(refusal(target, response.statusCode ?? 0, description)))
+      })
+    })
+    return Effect.sync(() => socket.terminate())
+  })
+
+/** The answer to who may not connect: now, or ever. */
+const refusal = (target: Target, status: number, description: string): Refused | Unreachable =>
+  status >= 400 && status < 500 && status !== 429
+    ? new Refused({ url: target.url, status, description })
+    : unreachable(target, `it answered with status ${status}: ${description}`)
+
+/** The client's end of an open socket. */
+class Client {
+  readonly port: SocketPort
+  readonly link: Link
+  readonly hello = Deferred.makeUnsafe<typeof Hello.Type, Unreachable>()
+  readonly leaving = Deferred.makeUnsafe<void>()
+  readonly closed = Deferred.makeUnsafe<void>()
+  isLeaving = false
+  private readonly target: Target
+
+  constructor(
+    socket: Socket,
+    target: Target,
+    clock: Clock.Clock,
+    lost: (begun: boolean, why: string) => Exit.Exit<never, unknown>
+  ) {
+    this.target = target
+    this.port = new SocketPort(socket, { carried: Infinity, largest: target.maxAnswerSize })
+    this.link = new Link({
+      port: this.port,
+      form: binary,
+      clock,
+      spans: Spans.ofPeer,
+      runner: plainRunner,
+      patience: CANCEL_TIMEOUT,
+      onNote: (name, value) => {
+        if (name === "hello") this.greeted(value)
+        else if (name === "leaving") this.left()
+      }
+    })
+    this.link.closeWithPeer(() => {
+      // Before the calls have ended that are lost with it, so that none is made again here.
+      Deferred.doneUnsafe(this.leaving, Exit.void)
+      // Once they have.
+      queueMicrotask(() => {
+        Deferred.doneUnsafe(this.hello, Exit.fail(unreachable(target, this.port.why)))
+        Deferred.doneUnsafe(this.closed, Exit.void)
+      })
+      return (begun) => lost(begun, this.port.why)
+    })
+    this.link.note("maxAnswerSize", target.maxAnswerSize)
+  }
+
+  private greeted(value: unknown): void {
+    const said = decodeHello(value)
+    if (Option.isNone(said)) {
+      Deferred.doneUnsafe(this.hello, Exit.fail(unreachable(this.target, "it said something else than hello")))
+      return
+    }
+    this.port.maxSize = Math.max(said.value.maxSize, 0)
+    this.port.sendsPrincipals = said.value.trustsPrincipals
+    Deferred.doneUnsafe(this.hello, Exit.succeed(said.value))
+  }
+
+  private left(): void {
+    this.isLeaving = true
+    this.port.why = "its server stops"
+    Deferred.doneUnsafe(this.leaving, Exit.void)
+  }
+}
 
 const addressOf = ({ deployment, url }: Target) => {
   const address = new URL(url)
