@@ -35,7 +35,7 @@ export interface Socket {
 export const frameSize = (maxSize: number): number => Math.max(maxSize, FRAME) + HEAD
 
 export class SocketPort implements Port {
-  readonly window = 1024
+  readonly window = 4096
   /** Bytes that a message may have for the other side to take it. */
   maxSize = 0
   /** Whether the other side wants to know on whose behalf calls are made. */

@@ -15,7 +15,7 @@ import { Broken, Part, Point, Probe } from "../modules/Probe.ts"
 
 /** Elements that may be under way to a reader which doesn't take them, from nearby and from another process. */
 const WINDOW = 16
-const FAR_WINDOW = 1024
+const FAR_WINDOW = 4096
 
 /** What the deployment does where it runs. */
 const state = Effect.flatMap(Site, (site) => site.state)
