@@ -9,6 +9,7 @@ import { handle } from "./handle.ts"
 import { http } from "./http.ts"
 import { overload } from "./overload.ts"
 import { overloadHttp } from "./overloadHttp.ts"
+import { peersPython } from "./peersPython.ts"
 import { remote } from "./remote.ts"
 import { type Bench, report, type Study } from "./report.ts"
 import { stream } from "./stream.ts"
@@ -23,7 +24,8 @@ const benches: ReadonlyArray<Bench | Study> = [
   overloadHttp,
   worker,
   blocking,
-  remote
+  remote,
+  peersPython
 ]
 
 const program = Effect.gen(function* () {
