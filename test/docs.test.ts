@@ -13,7 +13,7 @@ const examples = globSync(["README.md", "docs/**/*.md", "examples/*/README.md", 
   .map((example) => ({ ...example, file: `${example.name.replaceAll(/\W+/g, "-")}.ts` }))
 
 // What serves and calls itself is done by then, and what only serves is interrupted.
-const moment = () => new Promise<void>((resolve) => setTimeout(resolve, 1000))
+const moment = () => new Promise<void>((resolve) => setTimeout(resolve, 400))
 
 describe("examples in the docs", () => {
   beforeAll(() => {
