@@ -2,7 +2,7 @@
  * Overload: goodput stays at capacity when everyone comes at once, and a hand-written FIFO line collapses.
  *
  * `load.ts` says what capacity and load are. A table of the matrix is printed at the end; `npm run bench -- overload` measures more
- * loads and writes them to `docs/overload`.
+ * loads and writes them to `docs/benchmarks`.
  *
  * Seen red for each of these mutations: never newest first ("gives 99 % of its good answers in ..."); a queue that stands
  * without more coming than is served ("98 % of what is offered", "92 % of capacity", "critical"); priorities ignored

@@ -4,6 +4,8 @@
  *
  * A timer of Node fires at some whole millisecond, and would make 11.4 ms into 11 or 12. So the device is a thread that sleeps
  * until the moment at which the batch is done and then sends a message, as an accelerator does.
+ *
+ * A negative item makes its whole batch fail, after the time that the batch takes.
  */
 import { parentPort, Worker, workerData } from "node:worker_threads"
 
@@ -48,11 +50,14 @@ export const start = () => {
   })
   process.on("disconnect", () => process.exit())
   return {
-    /** Runs a batch and gives the results of its items. Rejects when another one is running. */
+    /** Runs a batch and gives the results of its items. Rejects when another one is running, or an item is negative. */
     double: (batched: ReadonlyArray<number>): Promise<ReadonlyArray<number>> =>
       new Promise((resolve, reject) => {
         if (onDone !== undefined || batched.length > MAX_BATCH_SIZE) return reject(new Error("The device is misused"))
-        onDone = () => resolve(batched.map((x) => 2 * x))
+        onDone = () =>
+          batched.some((x) => x < 0)
+            ? reject(new Error("The model fails: an item is negative"))
+            : resolve(batched.map((x) => 2 * x))
         running = batched.length
         items += running
         done[0] = now() + durationOf(running)

@@ -3,9 +3,11 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class Row(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(strict=True)
 
+
+class Row(Body):
     id: int
     name: str
     score: float
@@ -13,7 +15,40 @@ class Row(BaseModel):
     text: str
 
 
-class Item(BaseModel):
-    model_config = ConfigDict(strict=True)
+class Blob(Body):
+    data: str
 
+
+class Ok(Body):
+    ok: bool = True
+
+
+class Item(Body):
     x: float
+
+
+class Doubled(Body):
+    y: float
+
+
+class Number(Body):
+    x: int
+
+
+class Hash(Body):
+    hash: str
+
+
+class Plan(Body):
+    """How many events a stream has, and the milliseconds in front of each."""
+
+    count: int
+    delay: int
+
+
+class Steps(Body):
+    steps: int
+
+
+class Done(Body):
+    done: int
