@@ -109,8 +109,12 @@ export interface Form {
 /** A field is kept whole. */
 const MAX_FIELD = ByteSize.mebibytes(1)
 
+/** A boundary of no characters, on which a parser of forms would throw. */
+const EMPTY_BOUNDARY = /;\s*boundary\s*=\s*""/i
+
 /** The parts of a form. */
 export const parts = ({ body, contentType }: Form): Stream.Stream<Part, ServeError> => {
+  if (EMPTY_BOUNDARY.test(contentType)) return Stream.fail(notForm())
   let open: File | undefined
   // What a handler leaves unread of a file would be kept.
   const skip = Effect.suspend(() => (open === undefined ? Effect.void : Effect.ignore(Stream.runDrain(open.content))))
@@ -142,8 +146,10 @@ const fileOf = ({ content, contentType, key, name }: Multipart.File): File => ({
   content: Stream.mapError(content, ofMultipart)
 })
 
+const notForm = () => bad("malformed", "it is not a form as multipart/form-data has it")
+
 const ofMultipart = (error: Multipart.MultipartError | ServeError): ServeError => {
   if (error._tag === "ServeError") return error
   const { _tag } = error.reason
-  return _tag === "Parse" ? bad("malformed", "it is not a form as multipart/form-data has it") : bad("tooLarge", _tag)
+  return _tag === "Parse" ? notForm() : bad("tooLarge", _tag)
 }

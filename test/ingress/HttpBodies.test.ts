@@ -481,6 +481,7 @@ onEachServer("HTTP", { concurrent: false }, (it, server) => {
         [formType["content-type"], field("a", "1") + fileHead("f", "x") + "the end is missing"],
         [formType["content-type"], ""],
         ["multipart/form-data", whole],
+        ['multipart/form-data; boundary=""', whole],
         ["multipart/form-data; boundary=other", whole]
       ] as const) {
         const { body, status } = yield* put("/stage/form", form, { ...act(listed), "content-type": type })
