@@ -1,14 +1,15 @@
 /**
  * One request on a `node:http` server: the hot path from a socket to a handle and back.
  *
- * Between the parser of Node and the fiber of the request there is one map look-up, and a body that a method takes whole is read from
- * Node's request directly.
+ * Between the parser of Node and the fiber of the request there is one map look-up, and a body that a method takes whole comes from the
+ * parser directly.
  *
  * @since 0.1.0
  */
 import * as NodeStream from "@effect/platform-node/NodeStream"
 import { Effect, type Exit, type Fiber, identity } from "effect"
-import type { IncomingMessage, ServerResponse } from "node:http"
+import { IncomingMessage, type ServerResponse } from "node:http"
+import { Readable } from "node:stream"
 import { NO_CONTENT, type Reply } from "../exchange/Answer.ts"
 import { peerOf } from "../exchange/Auth.ts"
 import type { Call, Exchange, Received } from "../exchange/Exchange.ts"
@@ -40,7 +41,7 @@ export interface Desk<R extends Route> {
 
 export class Conversation<R extends Route> {
   private readonly desk: Desk<R>
-  private readonly request: IncomingMessage
+  private readonly request: Incoming
   private readonly response: ServerResponse
   private call: Call<R> | undefined = undefined
   private fiber: Fiber.Fiber<unknown> | undefined = undefined
@@ -55,7 +56,7 @@ export class Conversation<R extends Route> {
   /** Whether the client sends its body only when it is told to (`expect: 100-continue`). */
   private awaitsContinue: boolean
 
-  constructor(desk: Desk<R>, request: IncomingMessage, response: ServerResponse, awaitsContinue = false) {
+  constructor(desk: Desk<R>, request: Incoming, response: ServerResponse, awaitsContinue = false) {
     this.desk = desk
     this.request = request
     this.response = response
@@ -127,12 +128,9 @@ export class Conversation<R extends Route> {
 
   /** Reads the body, to its end or to more than it may have. */
   private receive(): void {
-    const { request } = this
     this.desk.bodies.begin(this)
     this.askForBody()
-    ;(request as Talking<IncomingMessage>)[TALK] = this
-    request.on("data", onData)
-    request.on("end", onEnd)
+    this.request.giveTo(this)
   }
 
   received(chunk: Buffer): void {
@@ -155,10 +153,8 @@ export class Conversation<R extends Route> {
   }
 
   private refuse(reply: Reply): void {
-    const { desk, request } = this
-    desk.bodies.end(this)
-    request.off("data", onData)
-    request.off("end", onEnd)
+    this.desk.bodies.end(this)
+    this.request.giveTo(undefined)
     this.finish(reply)
   }
 
@@ -231,6 +227,7 @@ export class Conversation<R extends Route> {
     const isLast = reply.close === true || this.awaitsContinue
     if (isLast) head.push("connection", "close")
     response.writeHead(reply.status, head)
+    if (!request.complete) request.giveTo(undefined)
     if (isLast && !request.complete && reply.status !== REQUEST_TIMEOUT) {
       return this.linger(body)
     }
@@ -249,8 +246,12 @@ export class Conversation<R extends Route> {
     response.prependListener("finish", () => request.socket.setTimeout(0))
     // What a client sends would count as a sign of life. There is no socket yet while another answer is before this one.
     if (socket === null || !request.complete) return
-    socket.pause()
-    response.on("finish", () => socket.resume())
+    // Not at once: the parser may be further down this very stack, and reads on when it is done with the request.
+    process.nextTick(() => {
+      if (response.writableFinished) return
+      socket.pause()
+      response.on("finish", () => socket.resume())
+    })
   }
 
   /** Sends the last answer of a connection. Closed at once, a client that is still sending would not get to read it. */
@@ -327,12 +328,48 @@ function onClose(this: Talking<ServerResponse>): void {
   this[TALK]!.closed()
 }
 
-function onData(this: Talking<IncomingMessage>, chunk: Buffer): void {
-  this[TALK]!.received(chunk)
+/** Takes a body as it comes. */
+interface Taker {
+  received(chunk: Buffer): void
+  receivedAll(): void
 }
 
-function onEnd(this: Talking<IncomingMessage>): void {
-  this[TALK]!.receivedAll()
+/**
+ * A request whose body can be had from the parser directly, as soon as it is there. As a stream it would come some ticks and events later,
+ * which take a tenth of the time that a small request does.
+ */
+export class Incoming extends IncomingMessage {
+  private taker: Taker | undefined = undefined
+
+  static {
+    // By it Node sees that it need not keep the request any longer.
+    Object.defineProperty(this.prototype, "readableEnded", {
+      get(this: Incoming) {
+        return this.taker === undefined ? Reflect.get(Readable.prototype, "readableEnded", this) : this.complete
+      }
+    })
+  }
+
+  /** Gives the body to `taker`, first what has already come. With `undefined` the rest is the stream's again. */
+  giveTo(taker: Taker | undefined): void {
+    this.taker = taker
+    if (taker === undefined) return
+    // So that Node knows that somebody reads: after the answer, it would make the stream flow.
+    if (this.readableLength === 0 && !this.complete) return this._read(0)
+    for (let chunk: Buffer | null; (chunk = this.read() as Buffer | null) !== null && this.taker === taker;) {
+      taker.received(chunk)
+    }
+    if (this.complete && this.taker === taker) taker.receivedAll()
+  }
+
+  /** Takes what the parser has, which is `null` at the end. */
+  override push(chunk: Buffer | null): boolean {
+    const { taker } = this
+    if (taker === undefined) return super.push(chunk)
+    if (chunk === null) taker.receivedAll()
+    else taker.received(chunk)
+    return true
+  }
 }
 
 const REQUEST_TIMEOUT = 408

@@ -10,7 +10,7 @@ import type { AddressInfo, Socket } from "node:net"
 import type { Exchange } from "../exchange/Exchange.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import type { Count } from "../exchange/Tally.ts"
-import { Conversation } from "./Conversation.ts"
+import { Conversation, Incoming } from "./Conversation.ts"
 import { Remotes } from "./Remotes.ts"
 import { isRpc, RpcServer } from "./RpcServer.ts"
 
@@ -106,6 +106,7 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   const remotes = yield* Remotes.make
   const rpc = new RpcServer(exchange, remotes, count, bounds)
   const server = yield* create(bounds.tls, {
+    IncomingMessage: Incoming,
     shouldUpgradeCallback: isRpc,
     maxHeaderSize: bounds.maxHeaderSize,
     headersTimeout: Duration.toMillis(bounds.headersTimeout),
@@ -115,10 +116,10 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     connectionsCheckingInterval: 1000
   })
   server.maxConnections = bounds.maxConnections
-  const converse = (request: Http.IncomingMessage, response: Http.ServerResponse) =>
+  const converse = (request: Incoming, response: Http.ServerResponse) =>
     new Conversation(desk, request, response).begin()
   server.on("request", converse)
-  server.on("upgrade", (request: Http.IncomingMessage, socket: Socket, head: Buffer) => {
+  server.on("upgrade", (request: Incoming, socket: Socket, head: Buffer) => {
     if (isRpc(request)) return rpc.upgrade(request, socket, head)
     // Node before 24.9 leaves it to us that an upgrade to something else, such as HTTP/2, is declined.
     const response = new Http.ServerResponse(request)
@@ -128,7 +129,7 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
   })
   // Expectations that nobody has heard of. Node would refuse them itself, and then read the body for ever.
   server.on("checkExpectation", converse)
-  server.on("checkContinue", (request: Http.IncomingMessage, response: Http.ServerResponse) =>
+  server.on("checkContinue", (request: Incoming, response: Http.ServerResponse) =>
     new Conversation(desk, request, response, true).begin()
   )
   yield* Effect.acquireRelease(listen(server, bounds), () =>
