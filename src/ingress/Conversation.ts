@@ -191,7 +191,7 @@ export class Conversation<R extends Route> {
     if (!(body instanceof Flow)) return Effect.succeed(reply)
     return Effect.suspend(() => {
       const { response } = this
-      const outlet = new Outlet((load, taken) => response.write(load, taken), this.desk.now)
+      const outlet = new Outlet((load, taken) => writeLoad(response, load, taken), this.desk.now)
       this.outlet = outlet
       if (response.destroyed) outlet.close()
       else response.writeHead(reply.status, headOf(reply))
@@ -370,6 +370,14 @@ export class Incoming extends IncomingMessage {
     else taker.received(chunk)
     return true
   }
+}
+
+/** Writes a load of a stream. A chunk of text leaves in one piece, which Node would hand to the system in three. */
+const writeLoad = (response: ServerResponse, load: string | Uint8Array, taken: () => void): void => {
+  if (typeof load !== "string" || !response.chunkedEncoding) return void response.write(load, taken)
+  response.chunkedEncoding = false
+  response.write(`${Buffer.byteLength(load).toString(16)}\r\n${load}\r\n`, taken)
+  response.chunkedEncoding = true
 }
 
 const REQUEST_TIMEOUT = 408
