@@ -113,6 +113,12 @@ export const NodeOptions = Schema.Struct({
   /** Address to listen on: `"0.0.0.0"` for all of the machine's. Default `"127.0.0.1"`. */
   host: Schema.NonEmptyString.pipe(Schema.withDecodingDefaultTypeKey(orElse("127.0.0.1"))),
   /**
+   * Whether other processes may listen on the same port, which also set this and run as the same user: new connections are spread over them,
+   * and one that stops leaves the port to the others first. For several cores, and for restarts. On Linux and some BSDs; elsewhere the layer
+   * fails with `ListenFailed`. Default `false`.
+   */
+  reusePort: Schema.Boolean.pipe(Schema.withDecodingDefaultTypeKey(orElse(false))),
+  /**
    * Whether the server, with a router before each deployment, runs on a thread of its own: then health checks are answered and
    * requests are refused in time while something holds the app's event loop, and each request takes some 0.25 ms longer. Default: only
    * when replicas of a module deployment run on the app's loop, and `SERVE_RUN_ROUTER_IN_SEPARATE_LOOP` is not 0.
@@ -153,8 +159,8 @@ export class Address extends Context.Service<
 /**
  * Serves deployments on a `node:http` server of its own.
  *
- * Fails with `ListenFailed` when the port is taken or the address is not the machine's, and dies when an option or a route is invalid. When the
- * scope closes, `/-/healthz` answers 503, new requests are refused, and open ones get `gracefulShutdownTimeout`.
+ * Fails with `ListenFailed` when the port is taken or can't be shared, or the address is not the machine's, and dies when an option or a route
+ * is invalid. When the scope closes, `/-/healthz` answers 503, new requests are refused, and open ones get `gracefulShutdownTimeout`.
  *
  * @example
  * ```ts

@@ -6,7 +6,7 @@
 import { Clock, Duration, Effect, Schema, type Scope } from "effect"
 import * as Http from "node:http"
 import * as Https from "node:https"
-import type { AddressInfo, Socket } from "node:net"
+import { type AddressInfo, Server, type Socket } from "node:net"
 import type { Exchange } from "../exchange/Exchange.ts"
 import type { Route } from "../exchange/RouteTable.ts"
 import type { Count } from "../exchange/Tally.ts"
@@ -42,6 +42,7 @@ export const Tls = Schema.Struct({
 export interface Bounds {
   readonly port: number
   readonly host: string
+  readonly reusePort: boolean
   readonly tls?: typeof Tls.Type
   readonly maxBodySize: number
   readonly maxHeaderSize: number
@@ -54,22 +55,45 @@ export interface Bounds {
 }
 
 /**
- * The server could not listen, as when another program has the port.
+ * The server could not listen, as when another program has the port, or when the system can't share ports (`reusePort`).
  *
  * @category errors
  * @since 0.1.0
  */
 export class ListenFailed extends Schema.TaggedError<ListenFailed>("effect-serve/HttpIngress/ListenFailed")(
   "ListenFailed",
-  { host: Schema.String, port: Schema.Int, description: Schema.String }
+  {
+    host: Schema.String,
+    port: Schema.Int,
+    reusePort: Schema.Boolean,
+    /** The system's, such as `"EADDRINUSE"`. */
+    code: Schema.String,
+    description: Schema.String
+  }
 ) {
   override get message(): string {
-    return `Can't listen on ${this.host}:${this.port} (${this.description}). Choose another port or host, or 0 for a free port.`
+    return `Can't listen on ${this.host}:${this.port} (${this.description}). ${adviceOf(this)}`
   }
 }
 
+const adviceOf = ({ code, reusePort }: { readonly code: string; readonly reusePort: boolean }) => {
+  if (reusePort && CANNOT_SHARE.has(code)) return "This system can't share ports: leave out the option reusePort."
+  if (reusePort && code === "EADDRINUSE")
+    return "To share a port, all who listen on it need reusePort, and the same user."
+  return "Choose another port or host, or 0 for a free port."
+}
+
+/** What Node says where there is no `SO_REUSEPORT` that spreads connections, and what an old Linux does. */
+const CANNOT_SHARE: ReadonlySet<string> = new Set(["ENOTSUP", "ENOPROTOOPT"])
+
 /** Milliseconds for which a client may go on sending that has its last answer. */
 const LINGER = 1000
+
+/** Milliseconds for which open connections are served on that others may take over, and for which the last new ones may come. */
+const LAST_CALLS = 1000
+
+/** Milliseconds of a turn of the event loop that did little. */
+const SHORT_TURN = 0.2
 
 /** Serves until the scope closes; then lets open requests finish and closes all connections. Returns its address. */
 export const serve = Effect.fnUntraced(function* <R extends Route>(
@@ -133,10 +157,13 @@ export const serve = Effect.fnUntraced(function* <R extends Route>(
     new Conversation(desk, request, response, true).begin()
   )
   yield* Effect.acquireRelease(listen(server, bounds), () =>
-    Effect.sync(() => {
-      exchange.drain()
-      rpc.stop()
-    }).pipe(
+    (bounds.reusePort ? handOver(server, bounds.gracefulShutdownTimeout) : Effect.void).pipe(
+      Effect.andThen(
+        Effect.sync(() => {
+          exchange.drain()
+          rpc.stop()
+        })
+      ),
       Effect.andThen(
         Effect.all([open.finish(bounds.gracefulShutdownTimeout), remotes.finish(bounds.gracefulShutdownTimeout)], {
           concurrency: "unbounded",
@@ -166,15 +193,62 @@ const create = (tls: Bounds["tls"], options: Http.ServerOptions): Effect.Effect<
   )
 }
 
-const listen = (server: Http.Server, { host, port }: Bounds) =>
+const listen = (server: Http.Server, { host, port, reusePort }: Bounds) =>
   Effect.callback<void, ListenFailed>((resume) => {
-    const onError = ({ message }: Error) => resume(Effect.fail(new ListenFailed({ host, port, description: message })))
+    const onError = ({ code = "", message }: NodeJS.ErrnoException) =>
+      resume(Effect.fail(new ListenFailed({ host, port, reusePort, code, description: message })))
     server.once("error", onError)
-    server.listen(port, host, () => {
+    server.listen({ port, host, reusePort }, () => {
       server.off("error", onError)
       resume(Effect.void)
     })
   })
+
+/**
+ * Leaves the port to those that share it, so that new connections go to them. Who has a connection here gets one more answer, which says
+ * that the connection closes.
+ */
+const handOver = (server: Http.Server, timeout: Duration.Duration) => {
+  const handedOver = Effect.callback<void>((resume) => {
+    server.once("close", () => resume(Effect.void))
+    whenAccepted(server, () => {
+      server.prependListener("request", sayLast)
+      server.prependListener("checkContinue", sayLast)
+      // Not `server.close()`, which closes idle connections, on which a request may be on its way.
+      Server.prototype.close.call(server)
+    })
+  })
+  return Effect.timeoutOption(handedOver, Math.min(Duration.toMillis(timeout), LAST_CALLS))
+}
+
+const sayLast = (_: Http.IncomingMessage, response: Http.ServerResponse) => {
+  response.shouldKeepAlive = false
+}
+
+/**
+ * Waits for a turn of the event loop in which nobody connects, and which is short: the system breaks off those who wait to be accepted at a
+ * socket that is closed, and here they may have come since the loop has looked.
+ */
+const whenAccepted = (server: Http.Server, then: () => void) => {
+  const until = performance.now() + LAST_CALLS / 2
+  let hasAccepted = true
+  let began = 0
+  const onConnection = () => {
+    hasAccepted = true
+  }
+  const look = () => {
+    const now = performance.now()
+    if ((hasAccepted || now - began > SHORT_TURN) && now < until) {
+      hasAccepted = false
+      began = now
+      return void setImmediate(look)
+    }
+    server.off("connection", onConnection)
+    then()
+  }
+  server.on("connection", onConnection)
+  setImmediate(look)
+}
 
 const close = (server: Http.Server) =>
   Effect.callback<void>((resume) => {

@@ -148,7 +148,13 @@ const program = Effect.gen(function* () {
   end.link.note("ready", address)
 })
 
-const partsOf = ({ description, host, port }: ListenFailed) => ({ description, host, port })
+const partsOf = ({ code, description, host, port, reusePort }: ListenFailed) => ({
+  code,
+  description,
+  host,
+  port,
+  reusePort
+})
 
 const gate = data.processGate ? ProcessGate.layer : ProcessGate.layerNoop
 
