@@ -58,8 +58,6 @@ export class Engine<A, S> {
   private readonly clock: Clock.Clock
   private readonly alarm: Alarm<Group<Ticket<A>>>
   private readonly running = new Set<Running<A>>()
-  /** Groups that changed while no slot was free: when they are ripe matters to nobody before one is. */
-  private readonly unscheduled = new Set<Group<Ticket<A>>>()
   private readonly gracefulShutdownTimeout: Duration.Duration
   private status: "Ready" | "Draining" | "Stopped" = "Ready"
   private pumping = false
@@ -125,8 +123,9 @@ export class Engine<A, S> {
   submit(ticket: Ticket<A>): void {
     if (this.status !== "Ready") return ticket.answer(Exit.fail(this.unavailable))
     if (ticket.deadline <= ticket.arrivedAt) return this.expire(ticket)
-    const { maxBatchSize, maxQueuedItems } = this.limits
-    if (this.queue.size >= maxQueuedItems && !this.hasSlot) return ticket.answer(Exit.fail(this.queueFull))
+    const { maxBatchSize, maxConcurrentBatches, maxQueuedItems } = this.limits
+    const mayRun = this.running.size < maxConcurrentBatches
+    if (this.queue.size >= maxQueuedItems && !mayRun) return ticket.answer(Exit.fail(this.queueFull))
     ticket.turn = this.turns++
     try {
       const size = this.queue.measure(ticket.value)
@@ -200,33 +199,13 @@ export class Engine<A, S> {
     )
   }
 
-  private get hasSlot(): boolean {
-    return this.running.size < this.limits.maxConcurrentBatches
-  }
-
   /** Sees to it that a group is ripe when it should be. */
   private schedule(group: Group<Ticket<A>>): void {
     const { now } = this
     this.alarm.unwatch(group)
     if (this.status !== "Ready") return this.queue.ripen(group, now, "drain")
-    if (!this.hasSlot) return void this.unscheduled.add(group)
     const { at, release } = this.queue.ripens(group, now)
-    if (at <= now) this.queue.ripen(group, now, release)
-    else this.wake(group, at)
-  }
-
-  /** The same for the groups that changed while no slot was free, in the order in which they became ripe. */
-  private scheduleAll(now: number): void {
-    if (this.unscheduled.size === 0) return
-    const ripening = Array.from(this.unscheduled, (group) => ({ group, ...this.queue.ripens(group, now) }))
-    this.unscheduled.clear()
-    for (const { at, group, release } of ripening.toSorted((a, b) => a.at - b.at)) {
-      if (at <= now) this.queue.ripen(group, at, release)
-      else this.wake(group, at)
-    }
-  }
-
-  private wake(group: Group<Ticket<A>>, at: number): void {
+    if (at <= now) return this.queue.ripen(group, now, release)
     group.due = Math.ceil(at)
     this.alarm.watch(group)
   }
@@ -236,9 +215,8 @@ export class Engine<A, S> {
     if (this.pumping) return
     this.pumping = true
     try {
-      while (this.hasSlot) {
+      while (this.running.size < this.limits.maxConcurrentBatches) {
         const { now } = this
-        this.scheduleAll(now)
         const batch = this.queue.next(now)
         if (batch === undefined) break
         if (batch.entries.length > 0) this.start(batch, now)
