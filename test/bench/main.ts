@@ -12,6 +12,7 @@ import { blocking } from "./studies/blocking.ts"
 import { breakdown } from "./studies/breakdown.ts"
 import { handle } from "./studies/handle.ts"
 import { http } from "./studies/http.ts"
+import { latency } from "./studies/latency.ts"
 import { memory } from "./studies/memory.ts"
 import { model } from "./studies/model.ts"
 import { overload } from "./studies/overload.ts"
@@ -39,6 +40,7 @@ const studies: ReadonlyArray<Study> = [
   remote,
   memory,
   peers,
+  latency,
   trouble,
   ray
 ]

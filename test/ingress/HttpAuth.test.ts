@@ -16,6 +16,7 @@ const Who = Schema.Struct({ id: Schema.UndefinedOr(Schema.String), tenant: Schem
 class Lab extends Deployment.Service<Lab>()("Lab", [
   Rpc.make("who", { success: Who }),
   Rpc.make("nested", { success: Who }),
+  Rpc.make("repeat", { payload: { text: Schema.String }, success: Schema.String }),
   Rpc.make("upload", { payload: HttpSchema.Upload(), success: Schema.Int }),
   Rpc.make("tokens", { success: Who, stream: true })
 ]) {}
@@ -59,6 +60,7 @@ const LabLive = Lab.toLayer(
     return Lab.of({
       who: () => run(who),
       nested: () => run(inner.who()),
+      repeat: ({ text }) => run(Effect.succeed(text)),
       upload: (body) =>
         run(
           Stream.runFold(
@@ -99,6 +101,7 @@ const authorize: Auth.Authorize<Directory | Seen> = Effect.fnUntraced(function* 
     yield* Deferred.succeed(asked, undefined)
     return yield* Effect.onInterrupt(Effect.never, () => Deferred.succeed(interrupted, undefined))
   }
+  if (headers["x-case"] === "slow") yield* Effect.sleep("100 millis")
   if (headers["x-case"] === "peer") return { id: String(peer.remoteAddress) }
   const principal = yield* bearer(headers, peer)
   if ((yield* Directory).ban(principal.id)) return yield* new Auth.Forbidden({ why: "you are banned" })
@@ -127,6 +130,8 @@ const appOf = (
 
 const as = (token: string) => ({ authorization: `Bearer ${token}` })
 
+const chunk = (part: string) => `${part.length.toString(16)}\r\n${part}\r\n`
+
 /** Who made a request, as its handler has seen it. */
 const seenBy = (path: string, headers: Record<string, string>) =>
   Effect.map(post(path, "", headers), ({ body, status }) => {
@@ -145,6 +150,35 @@ for (const [name, ingress] of Object.entries(servers(routes, { authorize }))) {
         const stream = yield* post("/lab/tokens", "", as("t1"))
         assert.strictEqual(stream.text, 'data: {"id":"bob","tenant":"acme"}\n\n')
         assert.deepStrictEqual(yield* seenBy("/lab/who", { ...as("t0"), "x-case": "peer" }), ["127.0.0.1", undefined])
+      })
+    )
+
+    it.effect("reads a body of which all, a part or nothing has come before it is known who asks", () =>
+      Effect.gen(function* () {
+        const text = "what comes in parts ".repeat(10_000)
+        const body = JSON.stringify({ text })
+        const head = request("POST /lab/repeat", {
+          ...as("t0"),
+          "x-case": "slow",
+          "content-type": "application/json",
+          "content-length": body.length
+        })
+        const inChunks = head.replace(/content-length: .*/, "transfer-encoding: chunked")
+        for (const early of [0, 1, 100_000, body.length]) {
+          const [first, rest] = [body.slice(0, early), body.slice(early)]
+          for (const [before, after] of [
+            [head + first, rest],
+            [inChunks + (first && chunk(first)), (rest && chunk(rest)) + "0\r\n\r\n"]
+          ] as const) {
+            const connection = yield* dial
+            connection.write(before)
+            yield* Effect.sleep("200 millis")
+            connection.write(after + request("GET /-/healthz", { connection: "close" }))
+            const answer = yield* connection.closed
+            assert.match(answer, /^HTTP\/1.1 200 [^]*success$/, `${early} of ${before.slice(0, 200)}`)
+            assert.include(answer, JSON.stringify(text))
+          }
+        }
       })
     )
 

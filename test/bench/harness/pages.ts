@@ -34,11 +34,14 @@ export const write = ({ name }: Pick<Study, "name">, report: Report) => {
     verdicts: report.verdicts,
     data: report.data
   }
-  writeFileSync(`${folder}/${name}.json`, `${JSON.stringify(kept, undefined, 1)}\n`)
+  writeFileSync(`${folder}/${name}.json`, `${JSON.stringify(kept, rounded)}\n`)
   writeFileSync(`${folder}/${name}.md`, pageOf(kept, report))
   for (const [file, svg] of charts) writeFileSync(`${folder}/${file}`, svg)
   writeFileSync(`${folder}/README.md`, overview())
 }
+
+/** Six digits are more than any of the numbers is worth. */
+const rounded = (_: string, value: unknown) => (typeof value === "number" ? Number(value.toPrecision(6)) : value)
 
 const versionsOf = (versions: Record<string, string>) =>
   Object.entries(versions)

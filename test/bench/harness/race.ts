@@ -9,7 +9,7 @@ import { fileURLToPath } from "node:url"
 import type { Count, Load } from "./generator.ts"
 import { isPinned } from "./machine.ts"
 import { cpuBetween, Failed, launch, processesOf, rssOf } from "./processTree.ts"
-import { medianOf, quantile, spread, table } from "./table.ts"
+import { medianOf, megabytes, quantile, spread, table } from "./table.ts"
 
 /** Milliseconds of a turn: before it is measured, while it is, and after it, for what is still on its way. */
 export interface Times {
@@ -134,6 +134,7 @@ export const tableOf = (rounds: Rounds, unit: string, firstAnswer: string) => {
       `CPU per ${unit}, us`,
       `${firstAnswer}, p50 ms`,
       "p99 ms",
+      "peak memory, MB",
       `${unit}s/s of the first row / of this one`,
       "CPU of the first row / of this one"
     ],
@@ -143,6 +144,7 @@ export const tableOf = (rounds: Rounds, unit: string, firstAnswer: string) => {
       spread(of(rounds, name, cpu), 1),
       medianOf(of(rounds, name, latency("p50"))).toFixed(1),
       medianOf(of(rounds, name, latency("p99"))).toFixed(1),
+      megabytes(Math.max(...of(rounds, name, ({ rss }) => rss))),
       spread(ratios(rounds, ours, name, rate), 2),
       spread(ratios(rounds, ours, name, cpu), 2)
     ])

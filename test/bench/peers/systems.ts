@@ -29,6 +29,8 @@ export interface System {
   readonly learning?: number
   /** The type of its streams, where that is not `text/event-stream`; empty for none. */
   readonly streamType?: string
+  /** Whether it checks nothing. */
+  readonly takesAll?: boolean
   /** Whether it answers a wrong request for a stream with 200 and says in the stream that it is wrong. */
   readonly refusesInStream?: boolean
   /** Whether it gives so few answers that it needs longer turns than others. */
@@ -76,6 +78,7 @@ const bare: System = {
   kinds: ["echo", "stream"],
   command: node(new URL("./bare.ts", import.meta.url)),
   path: (kind) => (kind === "echo" ? "/echo/small" : "/events/natural"),
+  takesAll: true,
   notes: "checks nothing, and has no limits"
 }
 
@@ -113,7 +116,7 @@ const ray = {
   language: "python",
   kinds: ours.kinds,
   command: (kind: Kind, port: number, files: string) => ["ray_serve.py", kind, `${port}`, files],
-  path: (kind: Kind) => `/${kind}`
+  path: pathOf
 } as const
 
 const rayEnvironment = { RAY_USAGE_STATS_ENABLED: "0" }

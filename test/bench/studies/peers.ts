@@ -19,8 +19,8 @@ import { needsBothCores, type Workload, workloads } from "./peersWork.ts"
 
 const ROUNDS = 5
 
-const ourTimes: Times = { warmUp: 150, turn: 350, pause: 150 }
-const usualTimes: Times = { warmUp: 150, turn: 600, pause: 150 }
+/** An idle server is slow at first: the system may have taken memory from it. */
+const usualTimes: Times = { warmUp: 300, turn: 500, pause: 100 }
 /** Of a peer that gives a hundred answers in a second. */
 const slowTimes: Times = { warmUp: 600, turn: 1200, pause: 600 }
 
@@ -39,7 +39,7 @@ const sideOf = Effect.fnUntraced(function* (system: System, server: Server, work
   return {
     name: system.name,
     pid: server.pid,
-    times: system === ours ? ourTimes : isSlow ? slowTimes : usualTimes,
+    times: isSlow ? slowTimes : usualTimes,
     load: {
       port: server.port,
       path: system.path(kind),
@@ -62,7 +62,7 @@ const headOf = (kind: Kind, answer: string) => {
 const duel = Effect.fnUntraced(function* (workload: Workload, peer: System, theirs: Server, own: Server) {
   const sides = [yield* sideOf(ours, own, workload), yield* sideOf(peer, theirs, workload)]
   const learning = workload.kind === "batch" ? peer.learning : undefined
-  return yield* race(sides, ROUNDS, ({ name }) => (name === peer.name ? (learning ?? FIRST_LOAD) : FIRST_LOAD / 2))
+  return yield* race(sides, ROUNDS, ({ name }) => (name === peer.name ? (learning ?? FIRST_LOAD) : usualTimes.turn))
 })
 
 /** All workloads of a kind that are measured with a peer. */

@@ -64,18 +64,34 @@ const section = ({ kind, title, unit }: Workload, results: ReadonlyArray<Result>
   return `## ${title}\n\n${rows.length === 0 ? "No peer that has it was measured." : table([head, ...rows])}\n`
 }
 
-const footprints = (rows: ReadonlyArray<readonly [string, Outcome<Footprint>]>) => {
+/** The most memory that a server had at the end of a turn. */
+const peakOf = (name: string, results: ReadonlyArray<Result>) =>
+  Math.max(
+    0,
+    ...results
+      .flatMap(({ rounds }) => Object.values(rounds))
+      .flatMap((rounds) => (rounds instanceof Failed ? [] : rounds.flat()))
+      .filter((turn) => turn.name === name)
+      .map(({ rss }) => rss)
+  )
+
+const footprints = (own: Footprint, results: ReadonlyArray<Result>) => {
   const head = [
     "server",
     "first answer after, s",
     "processes",
     "idle, MB",
     "idle, shared pages once, MB",
+    "peak, MB",
     "CPU while idle, % of a core"
+  ]
+  const rows = [
+    { name: ours.name, footprint: own },
+    ...results.flatMap(({ footprint, system: { name } }) => (footprint === undefined ? [] : [{ name, footprint }]))
   ]
   return table([
     head,
-    ...rows.map(([name, footprint]) =>
+    ...rows.map(({ footprint, name }) =>
       footprint instanceof Failed
         ? [name, `failed: ${footprint.why}`, ...head.slice(2).map(() => "")]
         : [
@@ -84,6 +100,7 @@ const footprints = (rows: ReadonlyArray<readonly [string, Outcome<Footprint>]>) 
             `${footprint.processes}`,
             megabytes(footprint.rss),
             megabytes(footprint.pss),
+            megabytes(peakOf(name, results)),
             (100 * footprint.cpu).toFixed(1)
           ]
     )
@@ -169,8 +186,8 @@ for hashes all have both cores. The load is a closed loop over keep-alive connec
 smoke test compares the JSON of each answer with what it has to be, and sends a wrong body, which has to be refused with 4xx; then the load
 generator compares every byte of each answer with those. It had something to do for at most ${percent(busy)} of the time.
 
-One peer at a time was started, and took turns with effect-serve in 5 rounds of each workload, 0.6 s for a peer (1.2 s for Ray Serve by
-its defaults, which gives few answers) and 0.35 s for effect-serve, after a second of load that does not count (4 s for the batches of
+One peer at a time was started, and took turns with effect-serve in 5 rounds of each workload, half a second each (1.2 s for Ray Serve by
+its defaults, which gives few answers) after 0.3 s that do not count, and after a second of load before all rounds (4 s for the batches of
 BentoML, which learns from them). "a / b" are the medians of the peer and of effect-serve beside it; a ratio is the median of the ratios within each
 round (lowest to highest), and above 1 effect-serve was faster or needed less. CPU is that of the whole process tree, counted in
 ticks of 10 ms. Other programs may have run at the same time, so compare within a row, and not with other machines.
@@ -202,9 +219,9 @@ iterations, in the OpenSSL of Node or of Python.
 
 ## What they need
 
-${footprints([[ours.name, own] as const, ...results.flatMap(({ footprint, system }) => (footprint === undefined ? [] : [[system.name, footprint] as const]))])}
+${footprints(own, results)}
 
-Of the echo, for the whole process tree, after half a second without requests. Memory is the sum of the resident sets, in which a page that
+Of the echo, for the whole process tree, after half a second without requests; the peak is that of all kinds of work, each in a server of its own. Memory is the sum of the resident sets, in which a page that
 processes share counts for each of them, and once with such pages divided among them.
 
 ## What failed
