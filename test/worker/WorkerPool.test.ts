@@ -539,10 +539,12 @@ describe("WorkerPool", () => {
           yield* when(() => seen[0]! >= 101)
           // Both threads run something else meanwhile: the one that is parked must not.
           yield* double(1)
-          const [ahead] = seen
-          yield* Effect.sleep(50)
-          assert.strictEqual(seen[0], ahead)
-          assert.isAtMost(ahead!, 101 + 2 * 16)
+          // Where the cores are taken it may still be on its way to the end of its window.
+          for (let ahead = 0; ahead !== seen[0];) {
+            ahead = seen[0]!
+            yield* Effect.sleep(50)
+            assert.isAtMost(seen[0]!, 101 + 2 * 16)
+          }
           yield* Fiber.interrupt(reader)
           assert.strictEqual(seen[1], 1)
         }
