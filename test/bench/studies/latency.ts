@@ -10,7 +10,7 @@ import { type Outcome, outcomeOf, serve, type Server } from "../harness/servers.
 import { atMost, type Study } from "../harness/Study.ts"
 import { medianOf, percent, quantile, spread, table } from "../harness/table.ts"
 import { ours, peers, type System } from "../peers/systems.ts"
-import { missingOf, versionsOf } from "./peers.ts"
+import { presentOf, versionsOf } from "./peers.ts"
 import { workloads } from "./peersWork.ts"
 
 const RATES = [80]
@@ -113,7 +113,7 @@ export const latency: Study = {
   measure: Effect.gen(function* () {
     const versions = versionsOf([...new Set(peers.flatMap(({ packages }) => packages))])
     const own = yield* start(ours)
-    const here = peers.filter((system) => missingOf(system, versions) === undefined)
+    const here = yield* presentOf(peers, versions)
     const rows = yield* Effect.forEach(
       here,
       Effect.fnUntraced(function* (system) {

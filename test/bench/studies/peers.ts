@@ -119,6 +119,13 @@ export const missingOf = ({ language, packages }: System, versions: Record<strin
   return absent.length === 0 ? undefined : `${absent.join(", ")} not installed`
 }
 
+/** The systems that can be measured here; says which ones can't, and why. */
+export const presentOf = (all: ReadonlyArray<System>, versions: Record<string, string>) =>
+  Effect.filter(all, (system) => {
+    const why = missingOf(system, versions)
+    return why === undefined ? Effect.succeed(true) : Effect.as(Console.log(`  ${system.name}: skipped, ${why}`), false)
+  })
+
 export const peers: Study = {
   name: "peers",
   measure: Effect.gen(function* () {

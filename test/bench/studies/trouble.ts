@@ -17,7 +17,7 @@ import { atLeast, atMost, type Study, type Verdict } from "../harness/Study.ts"
 import { megabytes, percent, quantile, table } from "../harness/table.ts"
 import { answersOf, type Kind, ours, peers, type Question, type System } from "../peers/systems.ts"
 import { eventOf } from "../peers/web.ts"
-import { missingOf, versionsOf } from "./peers.ts"
+import { presentOf, versionsOf } from "./peers.ts"
 
 /** Milliseconds of a step, and how many requests a server runs at once. */
 const STEP = 10
@@ -318,7 +318,7 @@ export const trouble: Study = {
   measure: Effect.gen(function* () {
     const systems = [ours, ...peers.filter(({ kinds }) => kinds.includes("work") || kinds.includes("stream"))]
     const versions = versionsOf([...new Set(systems.flatMap(({ packages }) => packages))])
-    const here = systems.filter((system) => missingOf(system, versions) === undefined)
+    const here = yield* presentOf(systems, versions)
     const rows = yield* Effect.forEach(here, measure)
     return {
       title: "When things go wrong",
